@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use madkv_proto::control::Membership;
+use madkv_proto::control::{ControlReply, ControlRequest, Membership};
 use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::slots::slot_of;
 use smr::epoch::GroupKind;
@@ -145,6 +145,21 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] if there is no such group, or the group refuses; see [`Error`].
     pub async fn transfer(&self, group: &str, to: u16) -> Result<(), Error> {
+        let deadline = self.deadline();
+        let number = group.strip_prefix('s').and_then(|number| number.parse::<u16>().ok());
+        if let Some(partition) = number {
+            // No answer, or one of an older build: the group itself will say.
+            let soon = Instant::now() + STATUS_TIMEOUT;
+            let until = deadline.map_or(soon, |deadline| deadline.min(soon));
+            let kinds = self.kinds_until(Some(until)).await.unwrap_or_default();
+            if kinds.get(usize::from(partition)).is_some_and(|kind| *kind != GroupKind::Raft) {
+                let request = ControlRequest::Promote { partition, replica: to };
+                return match self.control(&request, deadline).await? {
+                    ControlReply::Done => Ok(()),
+                    other => Err(Error::BadAnswer { what: format!("{other:?}") }),
+                };
+            }
+        }
         self.command(group, &|| ClientRequest::Transfer { to }).await
     }
 

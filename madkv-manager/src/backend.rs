@@ -83,6 +83,15 @@ impl Backend for ManagerBackend {
                     reply.send(outcome);
                 });
             }
+            Ok(Asked::Promote { partition, name }) => {
+                let (replica, epochs) = (self.replica.clone(), Arc::clone(&self.epochs));
+                self.runtime.spawn(async move {
+                    reply.send(match epochs.promote(&replica, partition, name).await {
+                        Ok(done) => Outcome::Answer(codec::encode(&Reply::Control(done)).into()),
+                        Err(outcome) => outcome,
+                    });
+                });
+            }
             Err(body) => return Some(body),
         }
         None
@@ -139,6 +148,13 @@ pub enum Asked {
         partition: u16,
         /// The report.
         report: MemberReport,
+    },
+    /// Another first for such a group.
+    Promote {
+        /// Its partition.
+        partition: u16,
+        /// Who.
+        name: ReplicaId,
     },
 }
 
@@ -208,6 +224,9 @@ fn control(request: &[u8]) -> Result<Asked, String> {
         ControlRequest::Membership => Request::Read { query: encode(&Query::Membership) },
         // They never change once there is a map.
         ControlRequest::Kinds => Request::LocalRead { query: encode(&Query::Kinds) },
+        ControlRequest::Promote { partition, replica } => {
+            return Ok(Asked::Promote { partition, name: ReplicaId(replica) });
+        }
         ControlRequest::Exchange { partition, report } => {
             if report.len() > EXCHANGE_MAX_BYTES {
                 return Err(format!("a report of {} bytes; {EXCHANGE_MAX_BYTES} are possible", report.len()));

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
+use madkv_proto::control::ControlReply;
 use smr::codec;
 use smr::epoch_service::{
     Arbiter, ArbiterSettings, EpochDecision, EpochRecord, MemberReport, PresiderId, ServiceTime, ServiceWord,
 };
+use smr::id::ReplicaId;
 use smr::replica::{Outcome, ReplicaHandle, Request};
 
 use crate::lead::{ask, now_unix_ms, propose};
@@ -23,6 +25,9 @@ use crate::state::{Command, Query, Reply, encode};
 const LOOK_MS: u64 = 25;
 /// How often it looks whether there is such a group, in milliseconds.
 const LOOK_FOR_GROUPS_MS: u64 = 200;
+
+/// How long it may take until another member is first.
+const PROMOTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The arbiters of all groups, while this replica leads.
 #[derive(Debug)]
@@ -58,18 +63,53 @@ impl EpochService {
         partition: u16,
         report: &MemberReport,
     ) -> Result<Option<ServiceWord>, Outcome> {
-        let query = encode(&Query::EpochsFor { partition, replica: report.node.name.0 });
-        let stopping = || Outcome::OutOfService("stopping".to_owned());
-        let answer = match replica.ask(Request::Read { query }).await.unwrap_or_else(stopping) {
-            Outcome::Answer(answer) => answer,
-            other => return Err(other),
-        };
-        let Reply::Epochs(Some(record)) = Reply::decode(&answer) else { return Ok(None) };
+        let Some(record) = record_for(replica, partition, report.node.name).await? else { return Ok(None) };
         let mut arbiters = self.arbiters();
         // Looked at now, when no other task can be ahead: for an arbiter time never goes backwards.
         let now = self.now();
         // An arbiter that does not preside, or not any more, grants nothing.
         Ok(arbiters.get_mut(&partition).map(|arbiter| arbiter.hear(now, &record, report)))
+    }
+
+    /// An operator wants this replica to be the first of its group: answers once it is, or why it does not become that.
+    ///
+    /// # Errors
+    /// What the replica answered instead, for the operator: it does not lead.
+    pub async fn promote(
+        &self,
+        replica: &ReplicaHandle,
+        partition: u16,
+        name: ReplicaId,
+    ) -> Result<ControlReply, Outcome> {
+        let began = Instant::now();
+        // In this epoch it was asked for.
+        let mut asked_in = None;
+        loop {
+            let Some(record) = record_for(replica, partition, name).await? else {
+                let why = format!("s{partition} has no replica {name}, or its members are not named by the managers");
+                return Ok(ControlReply::Refused(why));
+            };
+            let present = record.present();
+            if present.first().name == name {
+                return Ok(ControlReply::Done);
+            }
+            if asked_in.is_some_and(|epoch| epoch != present.epoch) {
+                return Ok(ControlReply::Refused("the members have changed meanwhile".to_owned()));
+            }
+            if asked_in.is_none()
+                && let Some(arbiter) = self.arbiters().get_mut(&partition)
+            {
+                let now = self.now();
+                if let Err(why) = arbiter.promote(now, &record, name) {
+                    return Ok(ControlReply::Refused(why));
+                }
+                asked_in = Some(present.epoch);
+            }
+            if began.elapsed() > PROMOTION_TIMEOUT {
+                return Err(Outcome::Unknown);
+            }
+            tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+        }
     }
 
     /// This replica leads, and these are the groups: what is to be decided now.
@@ -111,6 +151,19 @@ impl EpochService {
                 propose(&replica, &Command::DecideEpoch { partition, decision, at_unix_ms: now_unix_ms() }).await;
             }
         }
+    }
+}
+
+/// What was decided about the group of a replica, if the layout has that one: read at a leader, after this was called.
+async fn record_for(replica: &ReplicaHandle, partition: u16, name: ReplicaId) -> Result<Option<EpochRecord>, Outcome> {
+    let query = encode(&Query::EpochsFor { partition, replica: name.0 });
+    let stopping = || Outcome::OutOfService("stopping".to_owned());
+    match replica.ask(Request::Read { query }).await.unwrap_or_else(stopping) {
+        Outcome::Answer(answer) => match Reply::decode(&answer) {
+            Reply::Epochs(record) => Ok(record.map(|record| *record)),
+            _ => Ok(None),
+        },
+        other => Err(other),
     }
 }
 

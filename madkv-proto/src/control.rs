@@ -117,6 +117,14 @@ pub enum ControlRequest {
         /// Its number: a copy of this that arrives late gives up no other one.
         id: u64,
     },
+    /// An operator wants another first for a group whose members the manager decides on. Answered with
+    /// [`ControlReply::Done`] by the manager that leads, once it is so.
+    Promote {
+        /// The partition.
+        partition: u16,
+        /// Who is to be first.
+        replica: u16,
+    },
 }
 
 /// Where a replica is.

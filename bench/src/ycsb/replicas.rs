@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use madkv_client::{Client, ClusterStatus, Options};
-use smr::epoch::GroupKind;
+use smr::epoch::{EpochKind, GroupKind};
 use smr::status::Role;
 use tokio::runtime::Runtime;
 
@@ -75,10 +75,9 @@ impl Operator {
         servers.map(|node| node.replica + 1).max().unwrap_or_default()
     }
 
-    /// Whether all partitions hand leadership over when they are asked to: Raft groups do, and in the others the
-    /// managers decide.
+    /// Whether all partitions let another replica lead when they are asked to: chains keep their order.
     pub(super) fn all_hand_over(&self) -> bool {
-        self.status().kinds.iter().all(|kind| *kind == GroupKind::Raft)
+        self.status().kinds.iter().all(|kind| *kind != GroupKind::Epochs(EpochKind::Chain))
     }
 
     /// Makes replica number `replica` the leader of each partition.

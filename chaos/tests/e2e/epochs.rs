@@ -8,6 +8,7 @@ use madkv_proto::control::{ControlReply, ControlRequest};
 use madkv_testkit::cluster::{Group, Node, Shape};
 use madkv_testkit::wait::wait_for;
 
+use crate::members::{done, refused};
 use crate::repairs::control;
 
 use crate::scene::{ONLY, REFUSAL_TIMEOUT, SMALL, Scene, TIMEOUT};
@@ -198,6 +199,38 @@ fn backup_that_is_promoted_between_two_checkpoints_has_every_acknowledged_write(
         assert_eq!(client.get(&format!("key{key}"), TIMEOUT).unwrap(), Some(key.to_string()), "key{key} of {keys}");
     }
     assert_ne!(scene.leader_of(ONLY), primary);
+}
+
+/// The first is changed by an operator's word, back and forth under load, and each write takes effect once.
+fn promotes(kind: &str) {
+    let scene = Scene::with_flags(SMALL, &["--protocol", kind]);
+    wait_whole(&scene);
+    let mut load = scene.load();
+    load.wait_answers(50, TIMEOUT).unwrap();
+    for _ in 0..3 {
+        let first = scene.leader_of(ONLY);
+        let next = scene.nodes_of(ONLY).find(|node| *node != first).unwrap();
+        let request = ControlRequest::Promote { partition: 0, replica: next.replica() };
+        // Before it was heard once, the manager that leads knows nothing of it.
+        wait_for(TIMEOUT, "another first", || (control(&scene, &request) == ControlReply::Done).then_some(())).unwrap();
+        assert_eq!(scene.leader_of(ONLY), next);
+        load.wait_answers(50, TIMEOUT).unwrap();
+    }
+    let first = scene.leader_of(ONLY);
+    let next = scene.nodes_of(ONLY).find(|node| *node != first).unwrap();
+    done(&scene, &["transfer", "s0", &next.replica().to_string()]);
+    assert_eq!(scene.leader_of(ONLY), next);
+    refused(&scene, &["transfer", "s0", "7"], "no replica 7");
+    let history = load.finish().unwrap();
+    scene.wait_caught_up(ONLY, TIMEOUT).unwrap();
+    history.check(&scene).unwrap();
+}
+
+// covers K9
+#[test]
+fn operator_makes_another_member_the_first_under_load_and_each_write_takes_effect_once() {
+    promotes("active");
+    promotes("passive");
 }
 
 // covers B9

@@ -6,6 +6,7 @@
 //! - *Leases.* Who is to leave is granted none any more from the moment on when that shows, and the decision waits
 //!   until the last grant is over. A fresh arbiter takes it that everybody was granted the longest one when it began.
 //! - *Restart.* A first that has restarted orders nothing before the next epoch, so it gets one.
+//! - *Promotion.* Of a star the first may be another complete member, if an operator wants that; a chain keeps its order.
 //! - *Joining.* Who reports and is no member is brought up to date by the last member, one at a time, and is appended
 //!   as incomplete once that is done. Whoever was removed, or took too long while others waited, waits before, twice as
 //!   long after each time; those that failed least often come first.
@@ -16,7 +17,7 @@ use super::record::{EpochDecision, EpochRecord, PresiderId};
 use super::{LeaseGrant, MemberReport, REPORTS_MAX, ServiceWord};
 use crate::configured::LEASE_MAX_US;
 use crate::entry::Term;
-use crate::epoch::{EPOCH_MEMBERS_MAX, EpochConfiguration};
+use crate::epoch::{EPOCH_MEMBERS_MAX, EpochConfiguration, EpochKind};
 use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{Report, Time};
 use crate::raft::{CLOCK_DRIFT_MAX_PERMILLE, CLOCK_DRIFT_PERMILLE};
@@ -30,6 +31,9 @@ const JOIN_US: u64 = 30_000_000;
 const JOIN_DOUBLINGS_MAX: u32 = 5;
 /// Removals that are longer ago do not make the pause longer, in microseconds.
 const REMOVALS_COUNT_US: u64 = 600_000_000;
+/// An epoch lasts at least so long before another first is wanted, in microseconds: each change stops the group for a
+/// moment.
+const PROMOTION_PAUSE_US: u64 = 1_000_000;
 /// Newcomers that are remembered at most; more of them wait until these have joined or gone.
 const NEWCOMERS_MAX: usize = 64;
 
@@ -110,6 +114,10 @@ pub struct Arbiter {
     leaving: BTreeSet<NodeId>,
     is_activated: bool,
     first_restarted: bool,
+    /// Whom an operator wants to be first.
+    promoted: Option<NodeId>,
+    /// When it learned of this epoch.
+    epoch_since: Time,
     caught_up: Option<NodeId>,
     /// Who is being brought up to date.
     joining: Option<NodeId>,
@@ -141,6 +149,8 @@ impl Arbiter {
             leaving: BTreeSet::new(),
             is_activated: false,
             first_restarted: false,
+            promoted: None,
+            epoch_since: now,
             caught_up: None,
             joining: None,
             joining_since: now,
@@ -193,6 +203,30 @@ impl Arbiter {
         ServiceWord { configuration: present.clone(), lease, feeds }
     }
 
+    /// An operator wants this replica to be the first. The next decision makes it that; one that comes in between ends the
+    /// wish. All that was ever committed is in its log, for it is complete; what was not yet may be lost with the change,
+    /// and whoever waits for it hears that its outcome is unknown.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub fn promote(&mut self, now: Time, record: &EpochRecord, name: ReplicaId) -> Result<(), String> {
+        let present = record.present();
+        if present.kind == EpochKind::Chain {
+            return Err("the members of a chain keep their order".to_owned());
+        }
+        let Some(node) = present.members.iter().copied().find(|member| member.name == name) else {
+            return Err(format!("replica {name} is no member at present"));
+        };
+        if !record.complete().contains(&node) {
+            return Err(format!("replica {name} does not have everything yet"));
+        }
+        if !self.is_there(node, now) {
+            return Err(format!("replica {name} is not heard"));
+        }
+        self.promoted = Some(node);
+        Ok(())
+    }
+
     /// What is to be decided now, if anything. To be asked again and again; the same may be proposed more than once.
     pub fn decide(&mut self, now: Time, record: &EpochRecord) -> Option<EpochDecision> {
         if record.presider() != self.id {
@@ -228,10 +262,19 @@ impl Arbiter {
         if self.first_restarted {
             return Some(self.next(record, staying));
         }
+        if let Some(first) = self.promoted.filter(|node| self.may_be_first(*node, now, record)) {
+            let others = staying.into_iter().filter(|member| *member != first);
+            return Some(self.next(record, [first].into_iter().chain(others).collect()));
+        }
         let newcomer = self.caught_up.filter(|newcomer| {
             Some(*newcomer) == self.joining && present.incomplete.is_none() && staying.len() < EPOCH_MEMBERS_MAX
         })?;
         Some(self.next(record, staying.into_iter().chain([newcomer]).collect()))
+    }
+
+    fn may_be_first(&self, node: NodeId, now: Time, record: &EpochRecord) -> bool {
+        let has_lasted = now.since_us(self.epoch_since) >= PROMOTION_PAUSE_US;
+        has_lasted && record.present().first() != node && record.complete().contains(&node) && self.is_there(node, now)
     }
 
     /// Whether another one has taken over since it presided: then its host needs a new one.
@@ -268,6 +311,7 @@ impl Arbiter {
         self.blocked_since = None;
         self.leaving.clear();
         (self.is_activated, self.first_restarted, self.caught_up) = (false, false, None);
+        (self.promoted, self.epoch_since) = (None, now);
         self.joining = self.joining.filter(|node| !has_its_place(present, *node));
     }
 
@@ -385,7 +429,6 @@ fn has_its_place(present: &EpochConfiguration, node: NodeId) -> bool {
 mod tests {
     use super::*;
     use crate::entry::EntryId;
-    use crate::epoch::EpochKind;
 
     const MS: u64 = 1000;
 
@@ -618,6 +661,58 @@ mod tests {
         assert_eq!(table.record.present().epoch, Term(2));
         table.says(0, restarted(Term(1)));
         assert_eq!(table.decide(), None, "of an epoch that is over");
+    }
+
+    // covers K2 K9
+    #[test]
+    fn member_that_an_operator_wants_first_becomes_that_once_the_epoch_has_lasted_and_it_is_there() {
+        let mut table = Table::new(3);
+        table.says(0, Vec::new());
+        table.says(5, Vec::new());
+        let promote = |table: &mut Table, name| table.arbiter.promote(table.now, &table.record, ReplicaId(name));
+        assert_eq!(promote(&mut table, 2), Err("replica 2 is not heard".to_owned()));
+        assert_eq!(promote(&mut table, 5), Err("replica 5 is no member at present".to_owned()));
+        table.says(2, Vec::new());
+        promote(&mut table, 2).unwrap();
+        assert_eq!(table.decide(), Some(vec![2, 0, 1]));
+        assert_eq!(table.decide(), None, "once");
+
+        // Not at once again, and not one that has fallen silent meanwhile.
+        table.says(0, Vec::new());
+        promote(&mut table, 0).unwrap();
+        assert_eq!(table.decide(), None);
+        table.after(1000);
+        assert_eq!(table.decide(), None);
+        table.says(0, Vec::new());
+        assert_eq!(table.decide(), Some(vec![0, 2, 1]));
+
+        // Any other decision ends the wish.
+        table.after(1000);
+        table.says(1, Vec::new());
+        promote(&mut table, 1).unwrap();
+        let epoch = table.record.present().epoch;
+        table.says(0, vec![Report::FirstRestarted { epoch, last: EntryId::ZERO }]);
+        assert_eq!(table.decide(), Some(vec![0, 2, 1]));
+        table.after(1000);
+        table.says(1, Vec::new());
+        assert_eq!(table.decide(), None);
+    }
+
+    // covers K2
+    #[test]
+    fn neither_an_incomplete_member_nor_one_of_a_chain_is_promoted() {
+        let mut table = Table::new(1);
+        table.says(0, Vec::new());
+        table.says(5, Vec::new());
+        table.says(0, vec![Report::CaughtUp { epoch: Term(1), newcomer: node(5) }]);
+        assert_eq!(table.decide(), Some(vec![0, 5]));
+        table.says(5, Vec::new());
+        let refused = table.arbiter.promote(table.now, &table.record, ReplicaId(5));
+        assert_eq!(refused, Err("replica 5 does not have everything yet".to_owned()));
+        let chain = EpochRecord::found(EpochKind::Chain, vec![node(0), node(1)]);
+        let mut arbiter = Arbiter::new(ArbiterSettings::default(), PresiderId(1), Time(0));
+        let refused = arbiter.promote(Time(0), &chain, ReplicaId(1));
+        assert_eq!(refused, Err("the members of a chain keep their order".to_owned()));
     }
 
     // covers K7
