@@ -60,6 +60,26 @@ pub(super) fn bootstrapping(programs: &Programs) -> Outcome<()> {
 pub(super) fn steady_state(programs: &Programs) -> Outcome<()> {
     let mut stage = Stage::ready(programs, Shape { server_rf: 3, manager_rf: 3, partitions: 1 })?;
     let leader = stage.leader_of(FIRST)?;
+    three_clients(&mut stage, leader)?;
+    let followers: Vec<Node> = stage.nodes_of(FIRST).filter(|&node| node != leader).collect();
+    stage.wait_caught_up(FIRST, TIMEOUT)?;
+    let mut states = BTreeSet::new();
+    for node in followers.into_iter().chain([leader]) {
+        let log = stage.process(node).log_text();
+        let after = log.lines().rev().find(|line| line.contains("after processing") && !line.contains("a read"));
+        let last_write = after.and_then(|line| line.split(" = ").nth(1)?.split(" after").next());
+        tell(&format!("{} shows the state {}", stage.named(node), last_write.unwrap_or("of nothing")));
+        states.insert(last_write.map(str::to_owned));
+    }
+    claim(states.len() == 1, || format!("the replicas show different states: {states:?}"))?;
+    shown("2, what to keep in mind", "all three replicas show the same state");
+    let mut load = stage.loops(3)?;
+    goes_on(&mut load, "5 steady state v1 and v2", "without faults")?;
+    judge(&stage, load)
+}
+
+/// Three clients send a request each, one after the other; all messages and states are on both consoles.
+pub(super) fn three_clients(stage: &mut Stage, leader: Node) -> Outcome<()> {
     let server = stage.console_name(leader);
     tell("Three clients, one line each by hand.");
     for number in 1..=3 {
@@ -88,21 +108,7 @@ pub(super) fn steady_state(programs: &Programs) -> Outcome<()> {
     shown("1 (3)-(5), 2 (6)-(8)", "each request is on the console of its client and of its server, by the same name");
     shown("1 (6), 2 (9)", "so is each reply");
     shown("1 (7)", "the state before and after is shown, and a write changes it");
-    let followers: Vec<Node> = stage.nodes_of(FIRST).filter(|&node| node != leader).collect();
-    stage.wait_caught_up(FIRST, TIMEOUT)?;
-    let mut states = BTreeSet::new();
-    for node in followers.into_iter().chain([leader]) {
-        let log = stage.process(node).log_text();
-        let after = log.lines().rev().find(|line| line.contains("after processing") && !line.contains("a read"));
-        let last_write = after.and_then(|line| line.split(" = ").nth(1)?.split(" after").next());
-        tell(&format!("{} shows the state {}", stage.named(node), last_write.unwrap_or("of nothing")));
-        states.insert(last_write.map(str::to_owned));
-    }
-    claim(states.len() == 1, || format!("the replicas show different states: {states:?}"))?;
-    shown("2, what to keep in mind", "all three replicas show the same state");
-    let mut load = stage.loops(3)?;
-    goes_on(&mut load, "5 steady state v1 and v2", "without faults")?;
-    judge(&stage, load)
+    Ok(())
 }
 
 pub(super) fn follower_kill(programs: &Programs) -> Outcome<()> {

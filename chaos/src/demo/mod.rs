@@ -6,10 +6,14 @@
 //! |---|---|
 //! | [`stage`] | what every demonstration stands on: a cluster, clients in a loop, narration and checks |
 //! | [`faults`] | processes that die, hang and are slow |
+//! | [`agents`] | hosts with agents: LFD, GFD and RM |
+//! | [`members`] | more replicas, and fewer |
 //! | [`data`] | backups, and a group that has lost its majority for good |
 
+mod agents;
 mod data;
 mod faults;
+mod members;
 mod stage;
 
 use clap::Parser;
@@ -26,11 +30,31 @@ struct Demo {
     run: fn(&Programs) -> Outcome<()>,
 }
 
-const DEMOS: [Demo; 9] = [
+const DEMOS: [Demo; 14] = [
     Demo {
         name: "bootstrapping",
         about: "managers and servers come up one at a time, in an odd order, and form a cluster",
         run: faults::bootstrapping,
+    },
+    Demo {
+        name: "milestone-1",
+        about: "one server and its LFD, with two heartbeat frequencies; three clients; the server dies",
+        run: agents::milestone_1,
+    },
+    Demo {
+        name: "milestones-2-and-4",
+        about: "RM, GFD, three LFDs, three servers one at a time; one dies, and is launched again by hand",
+        run: agents::milestones_2_and_4,
+    },
+    Demo {
+        name: "relaunch",
+        about: "servers die, again and again, and their agents launch them again",
+        run: agents::relaunch,
+    },
+    Demo {
+        name: "emptied-disk",
+        about: "a server dies and its directory is lost; it is taken back as a new incarnation by itself",
+        run: agents::emptied_disk,
     },
     Demo {
         name: "steady-state",
@@ -61,6 +85,11 @@ const DEMOS: [Demo; 9] = [
         name: "slow-leader",
         about: "the leader's disk becomes slow, and another replica takes over",
         run: faults::slow_leader,
+    },
+    Demo {
+        name: "grow-and-shrink",
+        about: "a partition goes from three replicas to five and back under load; two of five die meanwhile",
+        run: members::grow_and_shrink,
     },
     Demo {
         name: "backup",

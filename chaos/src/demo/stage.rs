@@ -1,5 +1,6 @@
 //! What every demonstration stands on.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs;
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use madkv_testkit::agents::AgentPlan;
 use madkv_testkit::cluster::{Cluster, Group, Node, Shape};
 use madkv_testkit::launcher::sync_flags;
 use madkv_testkit::line_client::LineClient;
@@ -67,16 +69,74 @@ pub(super) fn claim(holds: bool, what: impl FnOnce() -> String) -> Outcome<()> {
 pub(super) struct Stage {
     cluster: Cluster,
     directory: TempDir,
+    /// Up to where consoles were read.
+    marks: BTreeMap<PathBuf, usize>,
 }
 
 impl Stage {
     /// A cluster of which nothing runs yet.
     pub(super) fn empty(programs: &Programs, shape: Shape) -> Outcome<Stage> {
         let directory = tempfile::Builder::new().prefix("madkv-demo-").tempdir_in(programs.directory())?;
-        let flags = sync_flags(directory.path());
-        let mut cluster = Cluster::on_free_ports(programs, shape, directory.path(), &flags)?;
-        cluster.add_server_flags(&["--trace_messages".into()]);
-        Ok(Stage { cluster, directory })
+        let mut flags = sync_flags(directory.path());
+        flags.push("--trace_messages".into());
+        let cluster = Cluster::on_free_ports(programs, shape, directory.path(), &flags)?;
+        Ok(Stage { cluster, directory, marks: BTreeMap::new() })
+    }
+
+    /// A cluster whose hosts have agents; nothing runs yet.
+    pub(super) fn with_agents(programs: &Programs, shape: Shape, plan: &AgentPlan) -> Outcome<Stage> {
+        let mut stage = Stage::empty(programs, shape)?;
+        stage.watch_by_agents(plan)?;
+        Ok(stage)
+    }
+
+    /// Starts the agent of a host.
+    pub(super) fn start_agent(&mut self, host: u16) -> Outcome<()> {
+        tell(&format!("LFD{} starts", host + 1));
+        Ok(self.agents().ok_or("there are no agents")?.process(host).start()?)
+    }
+
+    /// What an agent's console has.
+    pub(super) fn agent_log(&mut self, host: u16) -> String {
+        self.agents().map_or_else(String::new, |agents| agents.process(host).log_text())
+    }
+
+    /// Waits for the next line of this kind on an agent's console, and shows it.
+    pub(super) fn agent_says(&mut self, host: u16, wanted: impl Fn(&str) -> bool) -> Outcome<String> {
+        let path = self.agents().ok_or("there are no agents")?.process(host).log_path().to_path_buf();
+        self.next_line(&[(format!("LFD{}", host + 1), path)], wanted)
+    }
+
+    /// Waits for the next line of this kind on the console of any manager, and shows it.
+    pub(super) fn a_manager_says(&mut self, wanted: impl Fn(&str) -> bool) -> Outcome<String> {
+        let nodes: Vec<Node> = self.nodes_of(Group::Manager).collect();
+        let consoles: Vec<(String, PathBuf)> =
+            nodes.into_iter().map(|node| (node.to_string(), self.process(node).log_path().to_path_buf())).collect();
+        self.next_line(&consoles, wanted)
+    }
+
+    /// Waits for a line on one of these consoles, after those that were found there before.
+    fn next_line(&mut self, consoles: &[(String, PathBuf)], wanted: impl Fn(&str) -> bool) -> Outcome<String> {
+        let names: Vec<&str> = consoles.iter().map(|(name, _)| name.as_str()).collect();
+        let marks = &mut self.marks;
+        let found = wait_for(TIMEOUT, &format!("a line on the console of {}", names.join(" or ")), || {
+            consoles.iter().find_map(|(name, path)| {
+                let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).ok()?;
+                let mark = marks.entry(path.clone()).or_default();
+                let mut at = *mark;
+                for line in text.get(at..)?.split_inclusive('\n') {
+                    at += line.len();
+                    if line.ends_with('\n') && wanted(line.trim_end()) {
+                        *mark = at;
+                        return Some((name.clone(), line.trim_end().to_owned()));
+                    }
+                }
+                None
+            })
+        });
+        let (name, line) = found?;
+        show_line(&name, &line);
+        Ok(line)
     }
 
     /// A cluster that is ready.
