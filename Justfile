@@ -72,6 +72,11 @@ factory-bench seconds="10":
     @cargo build --quiet --release --workspace --bin factory-server --bin factory-client --bin madkv-bench
     @"${CARGO_TARGET_DIR:-target}/release/madkv-bench" factory --seconds {{seconds}}
 
+# Measure all four protocols with 2, 3 and 5 replicas, the same YCSB runs and the same kills, and draw pictures in report/.
+protocols seconds="10" kills="5":
+    @cargo build --quiet --release --workspace --bins
+    @"${CARGO_TARGET_DIR:-target}/release/madkv-bench" protocols --seconds {{seconds}} --kills {{kills}}
+
 # Run all tests, end to end ones included.
 test:
     cargo test --workspace

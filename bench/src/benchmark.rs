@@ -4,6 +4,7 @@
 //! - `matrix`, `report`: all runs that the report wants; the report.
 //! - `compare`: the same load on MadKV, etcd and Redis, in turns.
 //! - `failover`: how long a client waits when its leader is killed or hangs; etcd's too if wanted.
+//! - `protocols`: YCSB and kills on groups of all four kinds, as table and pictures.
 //! - `log`: the log engines alone against a bare file.
 //! - `factory`: orders and reads of the robot factories, as pictures.
 
@@ -15,6 +16,7 @@ use clap::{Parser, Subcommand};
 use crate::factory;
 use crate::log;
 use crate::peers::{compare, failover};
+use crate::protocols;
 use crate::report;
 use crate::ycsb;
 use madkv_testkit::measure::Trouble;
@@ -43,6 +45,8 @@ pub enum CliCommand {
     Failover(failover::Options),
     /// Orders with one to three robot factories, and reads with one and two, as pictures
     Factory(factory::Options),
+    /// The same YCSB runs and the same kills on all four protocols, with 2, 3 and 5 replicas
+    Protocols(protocols::Options),
     /// Both log engines alone, append and flush, against a bare preallocated file, in turns
     Log {
         /// Where to write; what is made there is removed
@@ -65,6 +69,7 @@ pub fn run(options: &Options) -> Result<bool, Trouble> {
         CliCommand::Report(options) => report::run(options).map(|()| true),
         CliCommand::Compare(options) => compare::run(options).map(|()| true),
         CliCommand::Failover(options) => failover::run(options).map(|()| true),
+        CliCommand::Protocols(options) => protocols::run(options).map(|()| true),
         CliCommand::Factory(options) => factory::run(options).map(|()| true),
         CliCommand::Log { directory, seconds } => log::run(directory, Duration::from_secs(*seconds)).map(|()| true),
     }

@@ -272,7 +272,9 @@ fn ours(options: &Options, programs: &Programs) -> Vec<Wanted> {
             let flags = options.node_flags.clone();
             let shape = shape(options);
             let connections_max = options.madkv_connections;
-            let here = Wanted { name, programs: programs.clone(), shape, engine, flags, server_flags, connections_max };
+            let kinds = Vec::new();
+            let here =
+                Wanted { name, programs: programs.clone(), shape, kinds, engine, flags, server_flags, connections_max };
             let others = options.against.iter().zip(1..).map(|(directory, number)| Wanted {
                 name: format!("{}-against{number}", here.name),
                 programs: Programs::at(directory),

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use smr::LogEngine;
+use smr::epoch::GroupKind;
 
-use crate::peers::madkv::{MadKv, Wanted, cores};
+use crate::peers::madkv::{MadKv, Wanted, cores, kinds};
 use madkv_testkit::cluster::Shape;
 use madkv_testkit::failover::{Way, inject};
 use madkv_testkit::launcher::Interrupted;
@@ -44,6 +45,10 @@ pub struct Options {
     /// Replicas of each group; also etcd's nodes
     #[arg(long = "server_rf", alias = "server-rf", default_value_t = 3)]
     pub server_rf: u16,
+    /// MadKV: how the partitions' groups are kept in step: raft, chain, active or passive; one for all, or one for each
+    /// [default: raft]
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub protocol: Vec<GroupKind>,
     /// MadKV: log engine
     #[arg(long = "log_engine", alias = "log-engine")]
     pub log_engine: Option<LogEngine>,
@@ -60,7 +65,7 @@ pub struct Options {
 /// # Errors
 /// If a store does not come up, or does not come back; or if MadKV lost a write.
 pub fn run(options: &Options) -> Result<(), Trouble> {
-    shape(options).check()?;
+    shape(options).check_for(kinds(&options.protocol))?;
     let programs = Programs::beside_this_one()?;
     let directory = fresh_directory(&programs, options.directory.as_deref())?;
     let interrupted = Interrupted::watch()?;
@@ -86,6 +91,7 @@ fn all_ways(
         name: "madkv".to_owned(),
         programs: programs.clone(),
         shape: shape(options),
+        kinds: options.protocol.clone(),
         engine: options.log_engine,
         flags: options.node_flags.clone(),
         server_flags: Vec::new(),

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use smr::LogEngine;
+use smr::epoch::GroupKind;
 
 use crate::peers::Connection;
 use madkv_testkit::cluster::{Cluster, Group, Shape};
@@ -26,6 +27,8 @@ pub struct Wanted {
     pub programs: Programs,
     /// How many of what.
     pub shape: Shape,
+    /// How its partitions' groups are kept in step, one for all or one for each; Raft if there is none.
+    pub kinds: Vec<GroupKind>,
     /// Its log engine; `None` for the one that the environment names, or the default.
     pub engine: Option<LogEngine>,
     /// Further flags for each server and manager.
@@ -54,6 +57,9 @@ impl MadKv {
         let mut flags = log_flags(directory.parent().unwrap_or(directory), wanted.engine);
         flags.extend(wanted.flags.iter().cloned());
         let mut cluster = Cluster::on_free_ports(&wanted.programs, wanted.shape, directory, &flags)?;
+        if !wanted.kinds.is_empty() {
+            cluster.set_kinds(&wanted.kinds);
+        }
         cluster.add_server_flags(&wanted.server_flags);
         cluster.start_all()?;
         cluster.wait_ready(READY_TIMEOUT)?;
@@ -92,6 +98,11 @@ impl MadKv {
     pub fn cluster(&mut self) -> &mut Cluster {
         &mut self.cluster
     }
+}
+
+/// What these say, or what it means that they say nothing.
+pub(crate) fn kinds(said: &[GroupKind]) -> &[GroupKind] {
+    if said.is_empty() { &[GroupKind::Raft] } else { said }
 }
 
 /// How many cores this process may use.

@@ -10,9 +10,10 @@ use clap::{Args, ValueEnum};
 use madkv_client::ClusterStatus;
 use madkv_proto::limits::VALUE_MAX_BYTES;
 use smr::LogEngine;
+use smr::epoch::GroupKind;
 use tempfile::TempDir;
 
-use crate::peers::madkv::{MadKv, Wanted, cores};
+use crate::peers::madkv::{MadKv, Wanted, cores, kinds};
 use crate::ycsb::caller::{Caller, How};
 use crate::ycsb::distribution::Distribution;
 use crate::ycsb::outcome::{ALL, Cost, Outcome};
@@ -68,6 +69,10 @@ pub struct Options {
     /// Own cluster: partitions
     #[arg(long, default_value_t = 2)]
     pub partitions: u16,
+    /// Own cluster: how the partitions' groups are kept in step: raft, chain, active or passive; one for all, or one for each
+    /// [default: raft]
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub protocol: Vec<GroupKind>,
     /// Own cluster: log engine
     #[arg(long = "log_engine", alias = "log-engine")]
     pub log_engine: Option<LogEngine>,
@@ -204,7 +209,7 @@ pub fn measure(
 /// # Errors
 /// If it does not come up.
 pub(crate) fn start_own(options: &Options, programs: &Programs) -> Result<(MadKv, TempDir), Trouble> {
-    shape(options).check()?;
+    shape(options).check_for(kinds(&options.protocol))?;
     let directory = fresh_directory(programs, options.directory.as_deref())?;
     match start(options, programs, directory.path()) {
         Ok(store) => Ok((store, directory)),
@@ -221,6 +226,7 @@ fn start(options: &Options, programs: &Programs, directory: &Path) -> Result<Mad
         name: "madkv".to_owned(),
         programs: programs.clone(),
         shape: shape(options),
+        kinds: options.protocol.clone(),
         engine: options.log_engine,
         flags: options.node_flags.clone(),
         server_flags: options.reads.iter().flat_map(|reads| ["--reads".into(), reads.into()]).collect(),
@@ -320,6 +326,9 @@ fn phases(
         node: node.clone(),
         pid: *pid,
         cpu_seconds: before.zip(after).map(|(before, after)| after.cpu.saturating_sub(before.cpu).as_secs_f64()),
+        written_bytes: before
+            .zip(after)
+            .map(|(before, after)| after.written_bytes.saturating_sub(before.written_bytes)),
         peak_mib: after.map(|after| after.peak_bytes as f64 / f64::from(1 << 20)),
     });
     outcome.costs = costs.collect();

@@ -30,6 +30,8 @@ pub struct Cost {
     pub cpu_seconds: Option<f64>,
     /// The most memory that it ever had, in MiB; `None` if it is gone.
     pub peak_mib: Option<f64>,
+    /// What it had written to a device in the measured phase, in bytes; `None` if it did not live through all of it.
+    pub written_bytes: Option<u64>,
 }
 
 /// All numbers of a run.
@@ -122,7 +124,7 @@ impl Outcome {
                 self.never_begun
             )?;
         }
-        for Cost { node, pid, cpu_seconds, peak_mib } in &self.costs {
+        for Cost { node, pid, cpu_seconds, peak_mib, .. } in &self.costs {
             match (cpu_seconds, peak_mib) {
                 (Some(cpu), Some(peak)) => {
                     writeln!(text, "{node} (process {pid}): {cpu:.2} s of processor time, at most {peak:.1} MiB")?;
@@ -245,7 +247,13 @@ mod tests {
             load: Some((250.0, Figures { count: 900, ..figures })),
             per_second: vec![300, 500, 200],
             scanned: (5_000, 4_900),
-            costs: vec![Cost { node: "s0.0".into(), pid: 7, cpu_seconds: Some(1.5), peak_mib: Some(30.0) }],
+            costs: vec![Cost {
+                node: "s0.0".into(),
+                pid: 7,
+                cpu_seconds: Some(1.5),
+                peak_mib: Some(30.0),
+                written_bytes: None,
+            }],
             verification: vec!["1,050 keys: as written".into()],
             passed: true,
             ..Outcome::default()
@@ -291,7 +299,7 @@ mod tests {
 
     #[test]
     fn text_of_a_process_that_ended_meanwhile_claims_no_cost() {
-        let gone = Cost { node: "s0.1".into(), pid: 8, cpu_seconds: None, peak_mib: None };
+        let gone = Cost { node: "s0.1".into(), pid: 8, cpu_seconds: None, peak_mib: None, written_bytes: None };
         let mut outcome = outcome();
         assert!(outcome.text().contains("all processes: 1.500 s of"), "{}", outcome.text());
         outcome.costs.push(gone);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use smr::epoch::GroupKind;
 use tempfile::TempDir;
 
 use crate::fuzz::{Fuzz, FuzzOptions};
@@ -31,6 +32,10 @@ pub struct ChaosOptions {
     /// How many of what.
     #[command(flatten)]
     pub shape: Shape,
+    /// How the partitions' groups are kept in step: raft, chain, active or passive; one for all, or one for each
+    /// [default: raft]
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub protocol: Vec<GroupKind>,
     /// Kinds of faults: kill, stop, net, dir, disk, term; all of them by default
     #[arg(long, value_delimiter = ',')]
     pub faults: Vec<Kind>,
@@ -62,6 +67,8 @@ impl Stage {
     pub fn set(options: &ChaosOptions, programs: &Programs, seed: u64) -> Result<Stage, Failure> {
         choose_log_engine(None).map_err(Failure)?;
         let shape = options.shape;
+        let groups = if options.protocol.is_empty() { &[GroupKind::Raft][..] } else { &options.protocol };
+        shape.check_for(groups).map_err(Failure)?;
         let mut kinds: BTreeSet<Kind> =
             if options.faults.is_empty() { Kind::ALL.into() } else { options.faults.iter().copied().collect() };
         let below = options.directory.as_deref().unwrap_or(programs.directory());
@@ -77,6 +84,9 @@ impl Stage {
             }
             Err(error) => return Err(error.into()),
         };
+        if !options.protocol.is_empty() {
+            world.cluster.set_kinds(&options.protocol);
+        }
         if options.verbose {
             world.diary.speak();
         }

@@ -22,6 +22,7 @@ fn kills_stops_and_bad_network_by_a_seed_linearizable_and_all_well_afterwards() 
     let directory = fresh_directory();
     let options = ChaosOptions {
         shape: Shape { server_rf: 3, manager_rf: 3, partitions: 1 },
+        protocol: Vec::new(),
         faults: vec![Kind::Kill, Kind::Stop, Kind::Net],
         directory: Some(directory.path().to_path_buf()),
         node_flags: Vec::new(),

@@ -13,6 +13,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// The most memory that it ever had resident, in bytes.
     pub peak_bytes: u64,
+    /// What it had written to a device, in bytes.
+    pub written_bytes: u64,
 }
 
 impl Usage {
@@ -22,7 +24,8 @@ impl Usage {
         let stat = process.stat().ok()?;
         let milliseconds = (stat.utime + stat.stime) * 1_000 / procfs::ticks_per_second();
         let cpu = Duration::from_millis(milliseconds);
-        Some(Usage { cpu, peak_bytes: process.status().ok()?.vmhwm? << 10 })
+        let written_bytes = process.io().ok()?.write_bytes;
+        Some(Usage { cpu, peak_bytes: process.status().ok()?.vmhwm? << 10, written_bytes })
     }
 }
 
@@ -31,6 +34,7 @@ pub fn total(pids: &[u32]) -> Usage {
     pids.iter().filter_map(|&pid| Usage::of(pid)).fold(Usage::default(), |sum, one| Usage {
         cpu: sum.cpu + one.cpu,
         peak_bytes: sum.peak_bytes + one.peak_bytes,
+        written_bytes: sum.written_bytes + one.written_bytes,
     })
 }
 
