@@ -24,7 +24,8 @@ fn program() -> &'static Path {
         let built = test.parent().and_then(|deps| deps.parent()).unwrap();
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--locked", "--package", "smr-service", "--example", "counter-service"]);
+        // Of the whole workspace: with fewer packages others of their features are on, and most crates are built twice.
+        build.args(["build", "--quiet", "--locked", "--workspace", "--example", "counter-service"]);
         assert!(build.arg("--target-dir").arg(built.parent().unwrap()).status().unwrap().success());
         built.join("examples/counter-service")
     })

@@ -22,6 +22,10 @@ pub const FUZZER: &str = "madkv-fuzz";
 /// The benchmarker's executable.
 pub const BENCHMARKER: &str = "madkv-bench";
 
+/// A test that is soon built. With any test, cargo turns on what the tests of the whole workspace want of their
+/// libraries: what `cargo test --workspace` has built is taken then, where otherwise nearly all would be built again.
+const SMALL_TEST: &str = "recipes";
+
 /// The directory with the executables of one build profile.
 #[derive(Clone, Debug)]
 pub struct Programs {
@@ -64,11 +68,13 @@ impl Programs {
         let this = env::current_exe()?;
         let mut directory = this.parent().map(Path::to_path_buf).unwrap_or_default();
         // Tests and examples live one level deeper.
-        if directory.ends_with("deps") || directory.ends_with("examples") {
+        let is_test = directory.ends_with("deps");
+        if is_test || directory.ends_with("examples") {
             directory.pop();
         }
         if let Some(cargo) = env::var_os("CARGO") {
-            build(&cargo, &directory, what)?;
+            let with_a_test = if is_test { &["--test", SMALL_TEST][..] } else { &[] };
+            build(&cargo, &directory, &[what, with_a_test].concat())?;
         }
         let programs = Programs { directory };
         for name in [MANAGER, SERVER, CLIENT] {

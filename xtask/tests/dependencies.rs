@@ -121,14 +121,25 @@ fn pure_part_of_smr_has_no_runtime_and_no_files() {
 /// The command-line client is behind a feature, which no one who builds all of it has to know.
 #[test]
 fn build_of_the_workspace_has_every_program() {
-    let built = cargo(&["build", "--locked", "--workspace", "--bins", "--message-format", "json"]);
-    for name in ["madkv-client", "madkv-server", "madkv-manager", "madkv-local"] {
-        let executable = format!("/{name}\"");
-        let made = |line: &str| {
-            line.split("\"executable\":")
-                .nth(1)
-                .is_some_and(|rest| rest.split(',').next().is_some_and(|path| path.ends_with(&executable)))
+    let shown = ["tree", "--locked", "--workspace", "--edges", "normal", "--prefix", "none", "--format", "{p}|{f}"];
+    let built = cargo(&shown);
+    let manifests = ["madkv-client", "madkv-server", "madkv-manager", "testkit"].map(|directory| {
+        let path = root().join(directory).join("Cargo.toml");
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    });
+    for (program, of) in
+        [("madkv-client", 0), ("madkv-server", 1), ("madkv-manager", 2), ("madkv-agent", 2), ("madkv-local", 3)]
+    {
+        let manifest = &manifests[of];
+        let (_, target) = manifest.split_once(&format!("[[bin]]\nname = \"{program}\"")).expect(program);
+        let target = target.split("\n[").next().unwrap_or_default();
+        let wanted = target.lines().find_map(|line| line.strip_prefix("required-features = [\""));
+        let Some(wanted) = wanted.map(|list| list.trim_end_matches("\"]")) else { continue };
+        let is_on = |line: &str| {
+            line.split_once('|').is_some_and(|(package, features)| {
+                package.starts_with(&format!("{program} ")) && features.split(',').any(|feature| feature == wanted)
+            })
         };
-        assert!(built.lines().any(made), "the build has no {name}");
+        assert!(built.lines().any(is_on), "a build of the workspace has no {program}: it is without {wanted}");
     }
 }
