@@ -39,9 +39,11 @@ pub struct EpochService {
 }
 
 impl EpochService {
-    /// A service that lets leases pass with this bound for how much clocks may drift, per thousand.
-    pub fn new(clock_drift_permille: u64) -> EpochService {
-        let settings = ArbiterSettings { clock_drift_permille, ..ArbiterSettings::default() };
+    /// A service that lets leases pass with this bound for how much clocks may drift, per thousand, and lets no one who
+    /// was removed wait for longer than this before it may join again.
+    pub fn new(clock_drift_permille: u64, pause_max: Duration) -> EpochService {
+        let pause_max_us = u64::try_from(pause_max.as_micros()).unwrap_or(u64::MAX);
+        let settings = ArbiterSettings { clock_drift_permille, pause_max_us, ..ArbiterSettings::default() };
         EpochService { began: Instant::now(), settings, arbiters: Mutex::default() }
     }
 

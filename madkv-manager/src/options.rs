@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use madkv_proto::limits;
 use madkv_proto::map::check_layout_of_kinds;
@@ -15,6 +16,8 @@ use smr_service::recover;
 
 /// The program's name.
 pub const PROGRAM: &str = "madkv-manager";
+/// What [`Options::rejoin_pause_max`] can be at most, in milliseconds: an hour.
+const REJOIN_PAUSE_LIMIT_MS: u64 = 3_600_000;
 
 /// One replica of MadKV's manager.
 #[derive(Clone, Debug, clap::Parser)]
@@ -55,6 +58,10 @@ pub struct Options {
     /// once all its replicas were started with this and none of them has data; ignored where there is data.
     #[arg(long = "found_anew")]
     pub found_anew: bool,
+    /// How long a replica that was removed from a group again and again waits at most before it may join again, in
+    /// milliseconds: 1 s after the first time, and twice as long after each more within ten minutes.
+    #[arg(long = "rejoin_pause_max", value_name = "MS", default_value_t = 64_000, allow_negative_numbers = true)]
+    pub rejoin_pause_max: u64,
     /// End in order, as at SIGTERM, when stdin ends: for programs that start this one and may be killed.
     #[arg(long = "end_with_stdin")]
     pub end_with_stdin: bool,
@@ -94,6 +101,8 @@ pub struct Plan {
     pub allow_unsynced: bool,
     /// See [`Options::found_anew`].
     pub found_anew: bool,
+    /// See [`Options::rejoin_pause_max`].
+    pub rejoin_pause_max: Duration,
     /// See [`Options::end_with_stdin`].
     pub end_with_stdin: bool,
     /// How reads are confirmed, and how much clocks may drift for that, per thousand.
@@ -119,6 +128,10 @@ impl Options {
         let servers = args::addresses("--server_addrs", &self.server_addrs)?;
         check_layout_of_kinds(self.server_rf, &servers, &self.protocol)
             .map_err(|error| BadArgument(format!("--server_rf, --server_addrs, --protocol: {error}")))?;
+        if self.rejoin_pause_max > REJOIN_PAUSE_LIMIT_MS {
+            let given = self.rejoin_pause_max;
+            return Err(BadArgument(format!("--rejoin_pause_max: {given} ms; at most {REJOIN_PAUSE_LIMIT_MS} ms")));
+        }
         Ok(Plan {
             replica: self.replica_id,
             man_listen,
@@ -131,6 +144,7 @@ impl Options {
             log_engine: self.log_engine,
             allow_unsynced: self.allow_unsynced,
             found_anew: self.found_anew,
+            rejoin_pause_max: Duration::from_millis(self.rejoin_pause_max),
             end_with_stdin: self.end_with_stdin,
             reads: self.reads.check()?,
             http_listen,

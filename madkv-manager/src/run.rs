@@ -61,7 +61,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let replica = opened.run(ManagerState::default())?;
     end_with(runtime.handle(), replica.clone());
     let heard = Arc::new(Heard::default());
-    let epochs = Arc::new(EpochService::new(plan.reads.1));
+    let epochs = Arc::new(EpochService::new(plan.reads.1, plan.rejoin_pause_max));
     let backend = ManagerBackend::new(replica.clone(), runtime.handle().clone(), Arc::clone(&heard), epochs.clone());
     let backend = Arc::new(backend);
     let (limits, meter) = (ListenerLimits::default(), surface.as_ref().map(ReplicaSurface::requests));

@@ -22,8 +22,6 @@ use crate::id::{NodeId, ReplicaId};
 use crate::protocol::{Report, Time};
 use crate::raft::{CLOCK_DRIFT_MAX_PERMILLE, CLOCK_DRIFT_PERMILLE};
 
-/// The longest pause before someone who was removed may join again, in microseconds.
-const PAUSE_MAX_US: u64 = 64_000_000;
 /// A newcomer may take this long to be brought up to date while others wait, in microseconds; twice as long after each
 /// time that it was removed or did not make it, for it may just have much to read.
 const JOIN_US: u64 = 30_000_000;
@@ -49,6 +47,8 @@ pub struct ArbiterSettings {
     pub alive_us: u64,
     /// How long someone who was removed once waits before it may join again, in microseconds.
     pub pause_us: u64,
+    /// It waits twice as long after each further time within ten minutes, but never longer than this, in microseconds.
+    pub pause_max_us: u64,
 }
 
 impl Default for ArbiterSettings {
@@ -58,6 +58,7 @@ impl Default for ArbiterSettings {
             collect_us: 200_000,
             alive_us: 300_000,
             pause_us: 1_000_000,
+            pause_max_us: 64_000_000,
         }
     }
 }
@@ -416,7 +417,7 @@ impl Arbiter {
     fn has_paused(&self, node: NodeId, now: Time) -> bool {
         let Some((times, at)) = self.failed.get(&node.name) else { return true };
         let doublings = times.saturating_sub(1).min(16);
-        now.since_us(*at) >= (self.settings.pause_us << doublings).min(PAUSE_MAX_US)
+        now.since_us(*at) >= (self.settings.pause_us << doublings).min(self.settings.pause_max_us)
     }
 }
 
@@ -744,8 +745,14 @@ mod tests {
     // covers K7
     #[test]
     fn removed_member_pauses_before_it_joins_again_and_twice_as_long_the_next_time() {
+        removed_again_and_again(ArbiterSettings::default().pause_max_us, &[1000, 2000, 4000]);
+        removed_again_and_again(1500 * MS, &[1000, 1500, 1500]);
+    }
+
+    fn removed_again_and_again(pause_max_us: u64, pauses_ms: &[u64]) {
         let mut table = Table::new(2);
-        for pause_ms in [1000, 2000] {
+        table.arbiter.settings.pause_max_us = pause_max_us;
+        for pause_ms in pauses_ms {
             table.after(700).blocked(0, 1);
             table.after(200).blocked(0, 1);
             table.decide().expect("a removal");
