@@ -4,6 +4,7 @@
 //!   a service are is opaque here.
 //! - [`limits`]: how much may be under way on a connection.
 //! - [`address`]: `host:port`, and when two spellings mean the same one.
+//! - [`notifications`]: what a state machine tells those who listen, each once and in order.
 //! - [`dial`]: the plainest client; [`client`]: what one needs that goes on whatever happens.
 //! - With the feature `process`, [`args`] and [`process`]: what command lines, starts and ends have in common;
 //!   [`proc_stat`]: what the kernel says of a process;
@@ -33,6 +34,7 @@ pub mod limits;
 pub mod listener;
 #[cfg(feature = "process")]
 pub mod log_sink;
+pub mod notifications;
 #[cfg(feature = "process")]
 pub mod notify;
 #[cfg(feature = "process")]
