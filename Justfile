@@ -77,6 +77,16 @@ protocols seconds="10" kills="5":
     @cargo build --quiet --release --workspace --bins
     @"${CARGO_TARGET_DIR:-target}/release/madkv-bench" protocols --seconds {{seconds}} --kills {{kills}}
 
+# Show a voting service with real processes: the primary killed, the backup killed, the link between them cut; it checks itself (`docs/VOTING.md`).
+voting-demo:
+    @cargo build --quiet --release --workspace --bin madkv-manager --bin voting-server --bin voting-client
+    @cargo run --quiet --release --example voting-demo
+
+# Hold many ballots while servers are killed and the link between them is cut; the logs of all clients must be the same in the end.
+voting-campaign ballots="1000" kills="50" cuts="20" seed="1":
+    @cargo build --quiet --release --workspace --bin madkv-manager --bin voting-server --bin voting-client
+    @cargo run --quiet --release --example voting-campaign -- {{ballots}} {{kills}} {{cuts}} {{seed}}
+
 # Run all tests, end to end ones included.
 test:
     cargo test --workspace

@@ -1,0 +1,121 @@
+//! Real servers, managers and clients.
+
+#![cfg(test)]
+
+mod group;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use group::{Programs, Service, Setup, TIMEOUT};
+use madkv_testkit::programs::{MANAGER, Programs as Built};
+
+const SERVER: &str = env!("CARGO_BIN_EXE_voting-server");
+const CLIENT: &str = env!("CARGO_BIN_EXE_voting-client");
+
+fn service(clients: usize, flags: &[&str]) -> Service {
+    let built = Built::beside_this_one().unwrap_or_else(|error| panic!("{error}"));
+    let programs = Programs { manager: built.path(MANAGER), server: SERVER.into(), client: CLIENT.into() };
+    let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    let setup = Setup { managers: 1, clients, flags, manager_flags: Vec::new() };
+    Service::new(&programs, &setup, Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
+}
+
+/// Everything is quick, so that much happens in a short time.
+const QUICK: [&str; 10] = [
+    "--voters",
+    "5",
+    "--ballot_interval",
+    "100",
+    "--heartbeat_interval",
+    "100",
+    "--heartbeats_missed",
+    "3",
+    "--start_delay",
+    "300",
+];
+
+// covers K14 K16
+#[test]
+fn logs_of_all_clients_are_the_same_whatever_dies_and_when_the_link_is_cut() {
+    let mut service = service(5, &QUICK);
+    service.start().unwrap();
+    service.wait_results(5).unwrap();
+
+    // The primary dies: the backup goes on alone, and starts it again.
+    let (primary, backup) = service.wait_both().unwrap();
+    service.kill(&primary).unwrap();
+    service.wait_primary("the backup to take over", |now| now.pid == backup.pid).unwrap();
+    // A client dies meanwhile, and goes on where its log ends.
+    service.clients[4].kill();
+    service.clients[4].start().unwrap();
+    service.wait_results(3).unwrap();
+    let (now_primary, now_backup) = service.wait_both().unwrap();
+    assert_eq!((now_primary.pid, now_backup.replica), (backup.pid, primary.replica));
+    service.wait_results(3).unwrap();
+
+    // The backup dies: the primary goes on, and starts it again.
+    service.kill(&now_backup).unwrap();
+    service.wait_results(3).unwrap();
+    let (primary, backup) = service.wait_both().unwrap();
+    assert_eq!(primary.pid, now_primary.pid);
+    assert_ne!(backup.pid, now_backup.pid);
+
+    // The link between the two is cut: one goes on, the other one does not.
+    let alone = service.cut_and_wait_alone().unwrap();
+    service.wait_results(3).unwrap();
+    service.wait_only_primary(&alone).unwrap();
+    service.mend();
+    service.wait_both().unwrap();
+    service.wait_results(50_usize.saturating_sub(service.logged(0)).max(3)).unwrap();
+
+    let results = service.finish().unwrap();
+    assert!(results >= 50, "{results}");
+    for client in &service.clients {
+        let said = client.log_text();
+        for told in [", alone", ", backup ", "result "] {
+            assert!(said.contains(told), "{told:?} is not in {said}");
+        }
+    }
+}
+
+fn ends(program: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+// covers B9
+#[test]
+fn wrong_use_gives_one_line_and_exit_code_2() {
+    let server = ["--manager_addrs=127.0.0.1:1", "--p2p=127.0.0.1:4,127.0.0.1:5", "--backer_path=./b"];
+    let client = ["--servers=127.0.0.1:1", "--log=/nonexistent/log"];
+    let wrong = [
+        (SERVER, [&server[..], &["--servers=127.0.0.1:2,127.0.0.1:3", "--replica_id=2"]].concat()),
+        (SERVER, [&server[..], &["--servers=127.0.0.1:2", "--replica_id=0"]].concat()),
+        (SERVER, server.to_vec()),
+        (CLIENT, [&client[..], &["--name=a b"]].concat()),
+        (CLIENT, [&client[..], &["--name=a", "--vote=perhaps"]].concat()),
+        (CLIENT, vec![]),
+    ];
+    for (program, arguments) in wrong {
+        let (code, said) = ends(program, &arguments);
+        assert_eq!((code, said.lines().count()), (Some(2), 1), "{arguments:?}: {said}");
+    }
+    let (code, said) = ends(CLIENT, &[&client[..], &["--name=a"]].concat());
+    assert_eq!((code, said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("/nonexistent/log"), "{said}");
+}
+
+// covers B9
+#[test]
+fn server_of_another_kind_than_the_managers_say_ends_with_one_line() {
+    let mut service = service(0, &["--start_delay", "0"]);
+    service.managers[0].start().unwrap();
+    let server = &mut service.servers[0];
+    server.add_arguments(&["--protocol".into(), "active".into()]);
+    server.start().unwrap();
+    let ended = server.wait_end(TIMEOUT).expect("an end");
+    let said = server.log_tail();
+    assert_eq!(ended.code(), Some(2), "{said}");
+    assert!(said.contains("--protocol: active; the managers say that the group is of kind passive"), "{said}");
+}
