@@ -17,13 +17,13 @@ use smr::status::ServiceState;
 
 use crate::scene::{ONLY, SMALL, Scene, TIMEOUT};
 
-fn operator(scene: &Scene, words: &[&str]) -> Output {
+pub(crate) fn operator(scene: &Scene, words: &[&str]) -> Output {
     let mut client = Command::new(scene.programs().path(CLIENT));
     client.args(["--manager_addrs", &scene.manager_addresses(), "--timeout_ms", "60000"]).args(words);
     client.output().unwrap()
 }
 
-pub(crate) fn done(scene: &Scene, words: &[&str]) {
+fn done(scene: &Scene, words: &[&str]) {
     let output = operator(scene, words);
     assert!(output.status.success(), "{words:?}: {output:?}");
 }
