@@ -95,6 +95,16 @@ fn members(stage: &mut Stage, servers: &str, guide: &str) -> Outcome<()> {
 
 pub(super) fn milestones_2_and_4(programs: &Programs) -> Outcome<()> {
     let mut stage = Stage::with_agents(programs, THREE, &plan(3, FREQS_MS[0], false))?;
+    tell("Beforehand the three servers found their group, once and for ever, and end. From then on each");
+    tell("of them is a member as soon as it runs.");
+    let all: Vec<Node> = (0..3).map(Node::Manager).chain((0..3).map(server)).collect();
+    for &node in &all {
+        stage.process(node).start()?;
+    }
+    stage.wait_ready(TIMEOUT)?;
+    for &node in &all {
+        stage.process(node).kill();
+    }
     tell("Managers first: GFD and RM are roles of the one that leads them.");
     for replica in 0..3 {
         stage.process(Node::Manager(replica)).start()?;
