@@ -75,8 +75,7 @@ fn both(service: &Service) -> Outcome<(Description, Description)> {
     looked.map_err(|error| format!("{error}; {}", service.picture()).into())
 }
 
-fn strike(service: &mut Service, blow: Blow) -> Outcome {
-    let (primary, backup) = both(service)?;
+fn strike(service: &mut Service, blow: Blow, (primary, backup): (Description, Description)) -> Outcome {
     match blow {
         Blow::Primary => service.kill(&primary)?,
         Blow::Backup => service.kill(&backup)?,
@@ -106,11 +105,12 @@ fn campaign(service: &mut Service, plan: Plan) -> Outcome {
     for (number, blow) in blows.into_iter().enumerate() {
         let goal = (number + 1) * each;
         service.wait_results(goal.saturating_sub(service.logged(0)).max(1))?;
+        let both = both(service)?;
         let at = Instant::now();
-        strike(service, blow)?;
+        strike(service, blow, both)?;
         service.wait_results(1)?;
         let (pause, logged) = (at.elapsed().as_millis(), service.logged(0));
-        println!("{:>3} of {count}: {blow:?}, next result within {pause} ms, {logged} results", number + 1);
+        println!("{:>3} of {count}: {blow:?}, the next result after {pause} ms, {logged} results", number + 1);
     }
     both(service)?;
     service.wait_results(plan.ballots.saturating_sub(service.logged(0)).max(1))?;

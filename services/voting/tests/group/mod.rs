@@ -71,6 +71,14 @@ pub(crate) fn is_alone(description: &Description) -> bool {
     matches!(backup, Some(Backup::Alone | Backup::Starting))
 }
 
+/// Whether a process has ended, with all its threads. A child that no one has waited for yet is still there by name.
+fn has_ended(pid: u32) -> bool {
+    let root = PathBuf::from(format!("/proc/{pid}"));
+    let Ok(threads) = fs::read_dir(root.join("task")) else { return true };
+    let state = fs::read_to_string(root.join("stat")).unwrap_or_default();
+    threads.count() <= 1 && state.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+}
+
 fn loopback(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
@@ -275,12 +283,15 @@ impl Service {
         format!("{said:#?}\n{}", logs.collect::<Vec<_>>().join("\n"))
     }
 
-    /// Kills (SIGKILL) the server that described itself like this, and waits until it is gone.
-    pub(crate) fn kill(&self, victim: &Description) -> io::Result<()> {
+    /// Kills (SIGKILL) the server that described itself like this, and waits until nothing of it is left.
+    pub(crate) fn kill(&mut self, victim: &Description) -> io::Result<()> {
         let pid = i32::try_from(victim.pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no pid"))?;
         kill_process(pid, Signal::KILL)?;
-        let is_gone = || self.describe(victim.replica).is_none_or(|now| now.pid != victim.pid).then_some(());
-        wait_for(TIMEOUT, "the end of a server", is_gone).map_err(io::Error::other)
+        // Its connections are closed before its ports and its directory are free.
+        wait_for(TIMEOUT, "the end of a server", || has_ended(victim.pid).then_some(())).map_err(io::Error::other)?;
+        // If it is a child of this process it can be started again now.
+        self.servers[usize::from(victim.replica)].ended();
+        Ok(())
     }
 
     /// Starts a server as the operator, or an agent, would.
