@@ -27,7 +27,7 @@ use smr::epoch::GroupKind;
 use smr::id::{ClientId, ClusterId, Incarnation, NodeId, ReplicaId, StartTrail};
 use smr::internals::bootstrap::{BootstrapMessage, Claim};
 use smr::internals::disk::{Disk, read_file};
-use smr::internals::engine::CheckpointPiece;
+use smr::internals::engine::{CheckpointPiece, ForwardedWrite};
 use smr::internals::message::PeerMessage;
 use smr::internals::protocol::{CheckpointName, LogChange};
 use smr::internals::raft::Message;
@@ -160,6 +160,12 @@ fn sound_peer_messages() -> Vec<Vec<u8>> {
             offset: 256,
             bytes: Bytes::from_static(b"a part of it"),
         })),
+        codec::encode(&PeerMessage::<Message>::Forward(vec![ForwardedWrite {
+            client: ClientId::at(2),
+            number: 3,
+            lowest_unanswered: 1,
+            command: Bytes::from_static(b"command"),
+        }])),
         codec::encode(&SnapshotOffer { meta: meta(), genesis: genesis().hash(), len_bytes: 900, fingerprint: 7 }),
     ]
 }

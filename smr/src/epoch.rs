@@ -34,6 +34,11 @@ impl EpochKind {
         self == EpochKind::Chain
     }
 
+    /// Whether clients send writes to all members, each of which answers.
+    pub fn all_take_writes(self) -> bool {
+        self == EpochKind::Active
+    }
+
     /// Whether every member applies what is committed, and so can answer reads.
     pub fn all_apply(self) -> bool {
         self != EpochKind::Passive

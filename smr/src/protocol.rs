@@ -175,6 +175,12 @@ pub trait Protocol: Send + 'static {
         true
     }
 
+    /// Whether a node that does not order writes keeps those that clients send it until it has applied them, and sends
+    /// them on to the one who does. Called for each write that another one orders, and in each turn.
+    fn keeps_writes(&self) -> bool {
+        false
+    }
+
     /// Whether a configuration service decides who the members are: then it is told what happens, and asked.
     fn has_service(&self) -> bool {
         false

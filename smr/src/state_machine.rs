@@ -71,6 +71,24 @@ pub trait StateMachine: Sized + Send + 'static {
     /// A checkpoint leaves this replica, or has become its state, as it is now. For messages; called between two
     /// commands.
     fn checkpointed(&self, _checkpoint: &Checkpointed<'_>) {}
+
+    /// Whether this replica of an `active` group is ready to answer clients has changed, or a command was stored
+    /// because it is not. For messages.
+    fn readiness(&self, _readiness: &Readiness<'_>) {}
+}
+
+/// What there is to say about whether a member of an `active` group is ready to answer clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness<'a> {
+    /// It has everything, and is in step with its group.
+    Ready,
+    /// It is not, or not any more.
+    NotReady,
+    /// It is not, and keeps a request until it is.
+    Stored {
+        /// What is in it for the state machine.
+        command: &'a [u8],
+    },
 }
 
 /// What has happened to a checkpoint of a `passive` group.

@@ -49,6 +49,11 @@ const ROWS: &[(&str, &[&str])] = &[
     ("request numbers of one session under way", &["id.rs:REQUESTS_IN_FLIGHT_MAX"]),
     ("log in memory that cannot be cut", &["replica/engine/admission.rs:LOG_MAX_BYTES"]),
     (
+        "writes that a member of an `active` group keeps for the first to order",
+        &["replica/engine/kept.rs:KEPT_MAX", "replica/engine/kept.rs:KEPT_MAX_BYTES"],
+    ),
+    ("of these, sent on at a time", &["replica/engine/kept.rs:FORWARD_MAX_BYTES"]),
+    (
         "applied at a time",
         &["replica/engine/backlog.rs:APPLY_ENTRIES_MAX", "replica/engine/backlog.rs:APPLY_MAX_BYTES"],
     ),

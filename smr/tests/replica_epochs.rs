@@ -15,6 +15,7 @@ use bytes::Bytes;
 use smr::entry::{GenesisHash, GenesisRequest, Incumbent};
 use smr::epoch::{EpochKind, GroupKind};
 use smr::epoch_service::{Arbiter, ArbiterSettings, EpochRecord, MemberReport, PresiderId};
+use smr::id::ClientId;
 use smr::internals::protocol::Time;
 use smr::replica::{
     ConfigurationSource, GenesisAnswer, GenesisReply, Opened, Outcome, ReplicaHandle, ReplicaOptions, Request,
@@ -292,6 +293,46 @@ fn backup_that_is_promoted_between_two_checkpoints_has_every_acknowledged_write(
         })
     });
     assert_eq!(answer, counted);
+    replicas[1..].iter().for_each(ReplicaHandle::shutdown);
+    site.runtime.shutdown_background();
+}
+
+/// Opens a session at whoever orders.
+fn session(replicas: &[&ReplicaHandle]) -> ClientId {
+    wait_until("a session", || {
+        replicas.iter().find_map(|replica| match ask(replica, Request::OpenSession) {
+            Outcome::SessionOpened(client) => Some(client),
+            _ => None,
+        })
+    })
+}
+
+/// A write that never reaches the first is ordered by it all the same, and by the next one if the first is gone.
+// covers K5 K13
+#[test]
+fn write_at_some_members_of_an_active_group_is_answered_there_and_counts_once() {
+    let site = Site::new(GroupKind::Epochs(EpochKind::Active), 3, ReadMode::Lease);
+    let service = Service::new(EpochKind::Active);
+    let replicas: Vec<ReplicaHandle> = (0..3).map(|name| site.start(name, &service)).collect();
+    service.settles_on(&[0, 1, 2]);
+    let all: Vec<&ReplicaHandle> = replicas.iter().collect();
+    let client = session(&all);
+    let write = |replica: &ReplicaHandle, number: u64| {
+        let command = Bytes::from("count");
+        let request = || Request::Write { client, number, lowest_unanswered: 1, command: command.clone() };
+        // A member that hears of another epoch meanwhile may not know what becomes of it.
+        wait_until("an answer", || match ask(replica, request()) {
+            Outcome::Answer(answer) => Some(self::number(&answer)),
+            Outcome::Unknown | Outcome::Busy { .. } => None,
+            other => panic!("{other:?}"),
+        })
+    };
+    assert_eq!((write(all[2], 1), write(all[1], 1), write(all[0], 1)), (1, 1, 1), "wherever it is asked for");
+    assert_eq!((write(all[1], 2), read(all[2])), (2, 2));
+    replicas[0].shutdown();
+    assert_eq!((write(all[2], 3), write(all[1], 3)), (3, 3));
+    service.settles_on(&[1, 2]);
+    assert_eq!((read(all[1]), read(all[2])), (3, 3));
     replicas[1..].iter().for_each(ReplicaHandle::shutdown);
     site.runtime.shutdown_background();
 }

@@ -85,6 +85,7 @@ impl<W: Workload> World<W> {
                     let ProcessState::Serving(serving) = &mut machine.process else { return };
                     serving.turns.engine_mut().replaced_heard(from, Replaced { by, since });
                 }
+                PeerMessage::Forward(writes) => panic!("{from}, of a Raft group, sent {writes:?} on"),
                 PeerMessage::Checkpoint(piece) => panic!("{from}, of a Raft group, sent {piece:?}"),
                 PeerMessage::Protocol(message) => {
                     let ProcessState::Serving(serving) = &mut machine.process else { return };
@@ -302,6 +303,7 @@ impl<W: Workload> World<W> {
                     Action::MakeCheckpoint(_) | Action::BuildCheckpoint(_) => {
                         panic!("{from}, of a Raft group, has no backups")
                     }
+                    Action::Forward(to, _) => panic!("{from}, of a Raft group, sends writes on to {to}"),
                     Action::Exchange(report) => panic!("{from}, of a Raft group, says {report:?} to no service"),
                     Action::AnswerParts { reply, parts } => reply.send(Outcome::Answer(parts.flatten().collect())),
                     Action::DropInBackground(_) | Action::Report(_) => {}

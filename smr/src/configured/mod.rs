@@ -471,10 +471,16 @@ impl Protocol for Configured {
         let answers = match &self.configuration {
             // In a chain the tail knows first what is committed. But it knows nothing of who asked; the head does.
             Some(known) if self.settings.kind != EpochKind::Active && known.first() != self.node => first,
+            // What such a one has applied was committed; but it is no replica that answers yet, or any more.
+            _ if self.keeps_writes() && !self.is_first() && !self.is_complete() => there(self.visible_first()),
             _ => Route::Here,
         };
         let reads = if self.serves_reads() { Route::Here } else { there(self.visible_first()) };
         Routing { term: self.epoch(), writes: first, reads, answers }
+    }
+
+    fn keeps_writes(&self) -> bool {
+        self.settings.kind.all_take_writes()
     }
 
     fn has_service(&self) -> bool {

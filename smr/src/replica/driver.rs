@@ -31,7 +31,7 @@ use crate::protocol::{Protocol, Route, Time};
 use crate::replica::clock::Clock;
 use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::disk::DiskJob;
-use crate::replica::engine::{Action, Counts, Replaced, SnapshotImage, WORK_PER_TURN_MAX_US};
+use crate::replica::engine::{Action, Counts, ForwardedWrite, Replaced, SnapshotImage, WORK_PER_TURN_MAX_US};
 use crate::replica::handle::Facts;
 use crate::replica::inbox::{Inbox, InputSender, NodeInput};
 use crate::replica::message::{BOOTSTRAP_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage, REPLACED_MESSAGE_BYTES};
@@ -235,6 +235,9 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                 NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Checkpoint(piece) }) => {
                     self.turns.engine_mut().checkpoint_heard(from, piece);
                 }
+                NodeInput::Peer(TransportEvent::Received { message: PeerMessage::Forward(writes), .. }) => {
+                    self.turns.engine_mut().forwarded(now, writes);
+                }
                 NodeInput::CheckpointMade => self.turns.engine_mut().checkpoint_made(),
                 NodeInput::CheckpointBuilt(built) => self.turns.engine_mut().checkpoint_built(built),
                 NodeInput::Peer(TransportEvent::Received { from, message: PeerMessage::Replaced { by, since } }) => {
@@ -403,6 +406,12 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     Action::AnswerParts { reply, parts } => self.scans.begin(reply, parts),
                     Action::MakeCheckpoint(make) => self.make_checkpoint(*make),
                     Action::BuildCheckpoint(build) => self.build_checkpoint(*build),
+                    Action::Forward(to, writes) => {
+                        let size_bytes = writes.iter().map(ForwardedWrite::size_bytes).sum();
+                        let message = |version| PeerMessage::forward(version, writes);
+                        self.transport.queue_for(to, message, Lane::Bulk, size_bytes);
+                        messages_leave = true;
+                    }
                     Action::Exchange(report) => self.exchange(report),
                     Action::Report(line) => self.reporter.line(&line),
                 }

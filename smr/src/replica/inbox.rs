@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Select, Sender};
 use crate::entry::EntryId;
 use crate::epoch_service::ServiceWord;
 use crate::protocol::{Protocol, WriteId};
-use crate::replica::engine::{BuiltCheckpoint, Install};
+use crate::replica::engine::{BuiltCheckpoint, ForwardedWrite, Install};
 use crate::replica::message::{CHECKPOINT_PIECE_OVERHEAD_BYTES, PeerMessage};
 use crate::replica::turn::EVENTS_MAX_BYTES;
 use crate::replica::turn_executor::ExecuteTurns;
@@ -112,6 +112,9 @@ fn size_bytes<P: Protocol, S>(input: &NodeInput<P, S>) -> usize {
         }
         NodeInput::Peer(TransportEvent::Received { message: PeerMessage::Checkpoint(piece), .. }) => {
             CHECKPOINT_PIECE_OVERHEAD_BYTES + piece.bytes.len()
+        }
+        NodeInput::Peer(TransportEvent::Received { message: PeerMessage::Forward(writes), .. }) => {
+            writes.iter().map(ForwardedWrite::size_bytes).sum()
         }
         _ => 0,
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::Index;
 use crate::id::Incarnation;
 use crate::replica::bootstrap::BootstrapMessage;
-use crate::replica::engine::CheckpointPiece;
+use crate::replica::engine::{CheckpointPiece, ForwardedWrite};
 use crate::status::StateDigest;
 use crate::version::ImageVersions;
 
@@ -36,7 +36,13 @@ pub enum PeerMessage<M> {
     /// What has changed in a primary's state, in part. Only in groups of kind `passive`, of which each build that
     /// serves them knows it.
     Checkpoint(CheckpointPiece),
+    /// Writes that clients sent to a member which does not order them. From peer protocol 8 on, in groups of kind
+    /// `active`.
+    Forward(Vec<ForwardedWrite>),
 }
+
+/// The first peer protocol in which writes are sent on.
+const FORWARDS_SINCE: u16 = 8;
 
 /// The first peer protocol whose digests name what they hash.
 const VERSIONED_DIGESTS_SINCE: u16 = 6;
@@ -49,6 +55,12 @@ impl<M> PeerMessage<M> {
             return Some(PeerMessage::VersionedDigest { input, digest });
         }
         (input == ImageVersions::FIRST).then_some(PeerMessage::Digest(digest))
+    }
+
+    /// These writes, for a connection of that version of the peer protocol; `None` if it has no word for them: whoever
+    /// orders them is of a build whose clients send them to it alone.
+    pub fn forward(peer_version: u16, writes: Vec<ForwardedWrite>) -> Option<PeerMessage<M>> {
+        (peer_version >= FORWARDS_SINCE).then_some(PeerMessage::Forward(writes))
     }
 }
 

@@ -33,7 +33,8 @@ pub const ADDRESS_MAX_BYTES: usize = 300;
 const TAG_LEN_BYTES: usize = 1;
 const OPEN_LEN_BYTES: usize = TAG_LEN_BYTES + size_of::<u64>();
 const WRITE_PLAIN_HEADER_LEN_BYTES: usize = TAG_LEN_BYTES + 3 * size_of::<u64>();
-const WRITE_HEADER_LEN_BYTES: usize = TAG_LEN_BYTES + 4 * size_of::<u64>();
+/// What a write of a session has in the log before its command.
+pub(crate) const WRITE_HEADER_LEN_BYTES: usize = TAG_LEN_BYTES + 4 * size_of::<u64>();
 
 /// A command as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +86,16 @@ pub enum SessionCommandError {
         /// Its length, in bytes.
         len_bytes: usize,
     },
+}
+
+/// Session and number of a write, as it stands in the log; `None` for anything else. Looks at the first bytes alone.
+pub(crate) fn write_name(bytes: &[u8]) -> Option<(ClientId, u64)> {
+    let (&[tag], rest) = bytes.split_first_chunk()?;
+    let number_at = |place: usize| Some(u64::from_le_bytes(*rest.get(8 * place..)?.first_chunk()?));
+    match tag {
+        TAG_WRITE => Some((ClientId { index: number_at(0)?, nonce: number_at(1)? }, number_at(2)?)),
+        _ => None,
+    }
 }
 
 impl SessionCommand {

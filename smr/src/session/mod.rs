@@ -48,6 +48,7 @@ mod table;
 
 use crate::id::REQUESTS_IN_FLIGHT_MAX;
 pub use command::{ADDRESS_MAX_BYTES, ADDRESSES_MAX, SessionCommand, SessionCommandError, are_sensible};
+pub(crate) use command::{WRITE_HEADER_LEN_BYTES, write_name};
 pub use image::SessionImage;
 pub use table::{Addresses, SessionLimits, SessionTable};
 

@@ -18,7 +18,7 @@
 //! ranges nor a last field. A dialler cannot know whom it will meet; so it begins with ranges, and begins again with
 //! version 5 where it is refused in the words that those builds have for it ([`is_before_ranges`]).
 //!
-//! Replicas of groups whose members a service decides on speak version 7 alone, which no Raft group speaks; there the
+//! Replicas of groups whose members a service decides on speak versions 7 and 8, which no Raft group speaks; there the
 //! last field of the frames begins with the kind of the group.
 
 use std::time::Duration;
@@ -39,8 +39,9 @@ const MAGIC: u64 = u64::from_le_bytes(*b"MadKVsmr");
 /// The versions of what replicas say to each other, messages of the protocol core included. 5: one version, nothing
 /// else. 6: ranges of versions; digests name the version of what they hash.
 pub const PEER_VERSIONS: VersionRange = VersionRange::new(VERSION_WITHOUT_RANGES, 6);
-/// The same of groups with epochs. 7: the messages of their core; the handshake names the kind of the group.
-const EPOCH_PEER_VERSIONS: VersionRange = VersionRange::new(VERSION_WITH_KIND, VERSION_WITH_KIND);
+/// The same of groups with epochs. 7: the messages of their core; the handshake names the kind of the group. 8: writes
+/// that are sent on to the one who orders.
+const EPOCH_PEER_VERSIONS: VersionRange = VersionRange::new(VERSION_WITH_KIND, 8);
 /// The first version whose handshake names the kind of the group.
 const VERSION_WITH_KIND: u16 = 7;
 /// The last version whose handshake has no ranges.

@@ -276,12 +276,13 @@ impl Stage {
             Route::There(None) => "nowhere".to_owned(),
         };
         self.cluster.say(format!(
-            "{}: writes {}, reads {}, answers {}{}",
+            "{}: writes {}, reads {}, answers {}{}{}",
             name(id),
             told(routing.writes),
             told(routing.reads),
             told(routing.answers),
-            if applies { "" } else { "; does not apply" }
+            if applies { "" } else { "; does not apply" },
+            if core.keeps_writes() && !routing.writes.is_here() { "; keeps writes" } else { "" }
         ));
     }
 

@@ -9,6 +9,7 @@ mod backlog;
 mod checkpoints;
 mod digests;
 mod full_disk;
+mod kept;
 mod requests;
 mod stage;
 mod versions;

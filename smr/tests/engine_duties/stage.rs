@@ -43,6 +43,8 @@ pub(crate) struct CoreState {
     pub routing: Option<Routing>,
     /// It does not apply what is committed.
     pub stores_only: bool,
+    /// It keeps what another one orders.
+    pub keeps_writes: bool,
     /// A learner that was not there at first.
     pub newcomer: Option<NodeId>,
 }
@@ -142,6 +144,10 @@ impl Protocol for Core {
         !self.0.lock().unwrap().stores_only
     }
 
+    fn keeps_writes(&self) -> bool {
+        self.0.lock().unwrap().keeps_writes
+    }
+
     fn makes_checkpoints(&self) -> bool {
         true
     }
@@ -171,7 +177,7 @@ impl Protocol for Core {
             node: ME,
             role: Role::Leader,
             term: Term(TERM),
-            leader: None,
+            leader: Some(B),
             log_start: EntryId::ZERO,
             last: state.log.last().map_or(EntryId::ZERO, |entry| entry.id),
             commit: Index(state.committed as u64),

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::checkpoints::{BuildCheckpoint, MakeCheckpoint};
+use super::kept::ForwardedWrite;
 use crate::codec;
 use crate::entry::{Index, SnapshotMeta};
 use crate::epoch_service::MemberReport;
@@ -53,6 +54,8 @@ pub enum Action<P: Protocol, S: StateMachine> {
     MakeCheckpoint(Box<MakeCheckpoint<S>>),
     /// Build what a checkpoint makes of the state, in the background, then call `Engine::checkpoint_built`.
     BuildCheckpoint(Box<BuildCheckpoint<S>>),
+    /// Send these writes on to this node, which orders them. What is lost comes again.
+    Forward(NodeId, Vec<ForwardedWrite>),
     /// Say this to the configuration service, and hand its answer to `Engine::service_says`.
     Exchange(MemberReport),
     /// Put this node into quarantine for this reason, and end: it must not say anything more. Nothing that was to

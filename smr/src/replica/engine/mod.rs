@@ -11,13 +11,15 @@
 //! before the entry is committed, the outcome is *unknown* (C9), because the entry may yet be committed by another
 //! leader. A read gets a token, is confirmed by the core, and is answered once the index of its arrival is applied; a
 //! replica that loses its role fails it instead (R4). What an operator asks for is an [`Admin`]'s business. What is
-//! committed is applied a portion at a time ([`backlog`]).
+//! committed is applied a portion at a time ([`backlog`]). In groups whose clients send to all members a write that
+//! another one orders is kept until it is applied ([`kept`]).
 
 mod actions;
 mod admission;
 mod audit;
 mod backlog;
 mod checkpoints;
+mod kept;
 mod limits;
 mod members;
 mod requests;
@@ -32,6 +34,7 @@ use std::collections::BTreeMap;
 use self::audit::Audit;
 use self::backlog::ConfirmedReads;
 use self::checkpoints::Checkpoints;
+use self::kept::KeptWrites;
 use self::requests::PendingRead;
 use self::service::ServiceTalk;
 use self::timings::Timings;
@@ -58,6 +61,9 @@ pub use self::backlog::{
 };
 pub use self::checkpoints::{
     BuildCheckpoint, BuiltCheckpoint, CHECKPOINT_MAX_BYTES, CHECKPOINT_PIECE_MAX_BYTES, CheckpointPiece, MakeCheckpoint,
+};
+pub use self::kept::{
+    FORWARD_AFTER_US, FORWARD_AGAIN_MAX_US, FORWARD_MAX_BYTES, ForwardedWrite, KEPT_MAX, KEPT_MAX_BYTES,
 };
 pub use self::limits::{
     BUSY_RETRY_MS, COMMAND_MAX_BYTES, LOG_FREEING_BYTES, READS_WAITING_MAX, UNCOMMITTED_ENTRIES_MAX,
@@ -97,6 +103,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     audit: Audit,
     checkpoints: Checkpoints<S>,
     waiting: WaitingWrites,
+    kept: KeptWrites,
     next_read_token: u64,
     reads: BTreeMap<ReadToken, Vec<PendingRead>>,
     confirmed_reads: ConfirmedReads,
@@ -225,6 +232,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             audit: Audit::new(start.digest_every_entries),
             checkpoints: Checkpoints::default(),
             waiting: WaitingWrites::default(),
+            kept: KeptWrites::default(),
             next_read_token: 1,
             reads: BTreeMap::new(),
             confirmed_reads: ConfirmedReads::default(),
@@ -248,6 +256,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// What is to be done since the last call, in order. The answers of the turn leave here.
     pub fn take_actions(&mut self) -> Vec<Action<P, S>> {
         self.timings.turn_ends(self.core.commit(), self.applied.index);
+        if self.core.keeps_writes() {
+            self.look_at_readiness();
+        }
         self.talk_if_due();
         self.answers_bytes = 0;
         let few = self.answers.len() <= ANSWERS_NOW_MAX;
@@ -264,7 +275,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// When [`Engine::tick`] is due.
     pub fn deadline(&self) -> Time {
         let core = self.core.deadline();
-        self.admin.next_tick().map_or(core, |admin| admin.min(core))
+        let own = [self.admin.next_tick(), self.kept.look_at()].into_iter().flatten();
+        own.fold(core, Time::min)
     }
 
     /// The core, to look at.
@@ -304,7 +316,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// How many requests wait for their outcome.
     pub fn requests_waiting(&self) -> usize {
-        self.waiting.len() + self.reads_waiting + self.admin.waiting()
+        self.waiting.len() + self.kept.len() + self.reads_waiting + self.admin.waiting()
     }
 
     /// Time has passed.
@@ -316,6 +328,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.step(now, Input::Tick);
         if self.snapshot_waits_for_room.is_some_and(|at| at <= now) && !self.snapshot_under_way {
             self.take_snapshot();
+        }
+        if self.kept_are_due(now) {
+            self.look_at_kept(now);
         }
         if self.admin.next_tick().is_some_and(|at| at <= now) {
             self.with_admin(now, |admin, context| admin.tick(context));
@@ -464,7 +479,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// Answers everything that still waits: the replica stops.
     pub fn stop(&mut self) {
-        self.fail_waiting_writes();
+        self.fail_all_writes();
         self.fail_reads();
         let mut lines = Vec::new();
         self.admin.stop(&mut lines);
@@ -491,6 +506,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         }
         self.actions.extend(effects.messages.into_iter().map(Action::Send));
         effects.writes.iter().for_each(|write| self.timings.issued(write));
+        effects.writes.iter().for_each(|write| self.kept.log_changes(write));
         self.actions.extend(effects.writes.into_iter().map(Action::Write));
         self.actions.extend(effects.snapshots_wanted.into_iter().map(Action::SendSnapshot));
         for read in effects.reads {
@@ -513,6 +529,10 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             Payload::Noop | Payload::Configuration(_) => None,
         };
         self.applied = entry.id;
+        let kept = match &command {
+            Some((SessionCommand::Write { client, number, .. }, _)) if self.kept.len() > 0 => Some((*client, *number)),
+            _ => None,
+        };
         let outcome = match &entry.payload {
             Payload::Noop => None,
             Payload::Configuration(configuration) => {
@@ -539,6 +559,9 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             }
             self.leave(reply, outcome);
         }
+        if let Some(name) = kept {
+            self.answer_kept(name);
+        }
         if self.audit.begins_at(index) {
             let image = self.image();
             self.actions.push(Action::TakeDigest(Box::new(image)));
@@ -550,6 +573,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         match event {
             Event::RoleChanged { role, term, leader } => {
                 self.checkpoints.begin_epoch(term);
+                self.kept.all_due();
                 self.routing_changed();
                 self.counts.role_changed(role, term);
                 let whom = match leader {

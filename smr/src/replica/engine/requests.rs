@@ -41,14 +41,14 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             match request {
                 Request::OpenSession => {
                     let nonce = self.draw_nonce();
-                    self.enlist(SessionCommand::Open { nonce }, reply, &mut batch);
+                    self.enlist(now, SessionCommand::Open { nonce }, reply, &mut batch);
                 }
                 Request::Idempotent { command } => {
-                    self.enlist(SessionCommand::Idempotent { command }, reply, &mut batch);
+                    self.enlist(now, SessionCommand::Idempotent { command }, reply, &mut batch);
                 }
                 Request::Write { client, number, lowest_unanswered, command } => {
                     let write = SessionCommand::Write { client, number, lowest_unanswered, command };
-                    self.enlist(write, reply, &mut batch);
+                    self.enlist(now, write, reply, &mut batch);
                 }
                 Request::Read { query } => {
                     if let Err(elsewhere) = self.is_for_here(self.core.routing().reads) {
@@ -120,8 +120,11 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     }
 
     /// Adds a write to the batch, unless it can be answered at once or waits already.
-    pub(super) fn enlist(&mut self, command: SessionCommand, reply: ReplyTo, batch: &mut Batch) {
+    pub(super) fn enlist(&mut self, now: Time, command: SessionCommand, reply: ReplyTo, batch: &mut Batch) {
         if let Err(elsewhere) = self.is_for_here(self.core.routing().writes) {
+            if matches!(command, SessionCommand::Write { .. }) && self.core.keeps_writes() {
+                return self.keep(now, command, reply);
+            }
             return reply.send(elsewhere);
         }
         if let SessionCommand::Write { client, number, lowest_unanswered, command } = &command
@@ -130,28 +133,37 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             return reply.send(outcome);
         }
         let Some(reply) = self.waiting.join(&command, reply) else { return };
-        // Asked only of what is to be proposed: a repeat has its answer.
-        if let Err(why) = self.is_applied_everywhere(&command) {
-            return reply.send(Outcome::Refused(why));
+        match self.admit(&command, batch) {
+            Ok(bytes) => batch.push(&command, bytes, reply),
+            Err(refusal) => reply.send(refusal),
         }
+    }
+
+    /// Whether a command may be proposed, behind those of `batch`; as it goes into the log.
+    ///
+    /// # Errors
+    /// What whoever asks for it is told.
+    pub(super) fn admit(&mut self, command: &SessionCommand, batch: &Batch) -> Result<Bytes, Outcome> {
+        // Asked only of what is to be proposed: a repeat has its answer.
+        self.is_applied_everywhere(command).map_err(Outcome::Refused)?;
         let bytes = command.encode();
         if bytes.len() > COMMAND_MAX_BYTES {
-            return reply.send(Outcome::TooLarge { limit_bytes: COMMAND_MAX_BYTES as u32 });
+            return Err(Outcome::TooLarge { limit_bytes: COMMAND_MAX_BYTES as u32 });
         }
         let lacks_room = self.disk_is_full || self.snapshot_waits_for_room.is_some();
         if lacks_room && !command.frees::<S>() {
-            return reply.send(Outcome::DiskFull);
+            return Err(Outcome::DiskFull);
         }
         let is_full = self.waiting.is_full(batch, bytes.len())
             || (lacks_room && self.core.log_load().needed_bytes > self.log_max_bytes() + LOG_FREEING_BYTES)
             || self.core.uncommitted_entries() + batch.len() as u64 >= self.uncommitted_entries_max;
         if is_full {
-            return reply.send(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
+            return Err(Outcome::Busy { retry_after_ms: BUSY_RETRY_MS });
         }
-        if !lacks_room && let Err(retry_after_ms) = self.admission.admit(bytes.len()) {
-            return reply.send(Outcome::Busy { retry_after_ms });
+        if !lacks_room {
+            self.admission.admit(bytes.len()).map_err(|retry_after_ms| Outcome::Busy { retry_after_ms })?;
         }
-        batch.push(&command, bytes, reply);
+        Ok(bytes)
     }
 
     /// The random part of a session's name, never 0.
@@ -226,6 +238,12 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// No one will know what became of any write that waits.
     pub(super) fn fail_waiting_writes(&mut self) {
         self.waiting.fail_after(Index::ZERO, &Outcome::Unknown);
+    }
+
+    /// The same of those, too, that another member orders: this one stops.
+    pub(super) fn fail_all_writes(&mut self) {
+        self.fail_waiting_writes();
+        self.kept.fail();
     }
 
     pub(super) fn fail_reads(&mut self) {

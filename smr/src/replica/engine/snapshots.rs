@@ -113,6 +113,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             self.members_changed(meta.configuration_index, meta.configuration.clone());
             // S12: what waited under the snapshot has an unknown outcome.
             self.fail_waiting_writes();
+            // Of what another member orders the table of the snapshot knows.
+            self.kept.snapshot_installed();
             self.actions.push(Action::PublishSnapshot(install.file));
             let node = self.node;
             self.report(format!("replica {node} installed a snapshot that ends at {}", meta.last));

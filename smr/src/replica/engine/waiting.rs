@@ -124,6 +124,12 @@ impl WaitingWrites {
         }
     }
 
+    /// Whether a copy of this write waits.
+    pub(super) fn has(&self, command: &SessionCommand) -> bool {
+        let SessionCommand::Write { client, number, .. } = command else { return false };
+        self.places.contains_key(&(*client, *number))
+    }
+
     /// A batch has its place in the log, from `first` on.
     pub(super) fn proposed(&mut self, first: EntryId, batch: Batch) {
         let mut id = first;

@@ -110,8 +110,8 @@ fn older_builds_are_refused_by_groups_with_epochs_and_refuse_them() {
     assert!(matches!(said, Err(HandshakeError::Refused(why)) if why.contains("kind raft meets")));
     // A build that knows no kinds looks at the versions alone.
     let hello = super::hello(&myself_of(chain), ReplicaId(1), Purpose::Messages);
-    assert_eq!((hello.oldest, hello.newest), (7, 7));
-    assert!(VersionRange::new(7, 7).common(PEER_VERSIONS).is_none());
+    assert_eq!((hello.oldest, hello.newest), (7, 8));
+    assert!(VersionRange::new(7, 8).common(PEER_VERSIONS).is_none());
 }
 
 #[test]
