@@ -5,7 +5,7 @@ use crate::map::ClusterMap;
 pub use smr_service::frames::{
     CLIENT_VERSIONS, ClientRequest, Hello, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL,
     KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, RangedHello, RangedWelcome, Refusal, Registration, RequestFrame,
-    Service, VERSION_BEFORE_RANGES, VERSION_OF_CONTROL, Welcome,
+    Service, VERSION_BEFORE_RANGES, VERSION_OF_CONTROL, Welcome, WelcomeFields,
 };
 
 /// What became of a request.

@@ -11,6 +11,7 @@ use madkv_proto::slot_move::decode_elsewhere;
 use madkv_proto::slot_set::SlotSet;
 use madkv_proto::slots::slot_of;
 use parking_lot::{RwLock, RwLockReadGuard};
+use smr::epoch::{EpochKind, GroupKind};
 use smr::id::{ClusterId, ReplicaId};
 use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
 use smr::status::{Advertised, ReplicaStatus};
@@ -104,6 +105,7 @@ pub struct ServerBackend<R = ReplicaHandle> {
     servers: RwLock<Vec<String>>,
     judges_keys: JudgesKeys,
     advertised: RwLock<Advertised>,
+    all_take_writes: bool,
 }
 
 impl<R: Submit> ServerBackend<R> {
@@ -112,7 +114,22 @@ impl<R: Submit> ServerBackend<R> {
         let owned = RwLock::new(Owned::of(map, partition));
         let servers = RwLock::new(servers_of(map, partition));
         let advertised = RwLock::default();
-        ServerBackend { replica, partition, cluster: map.cluster, owned, servers, judges_keys, advertised }
+        ServerBackend {
+            replica,
+            partition,
+            cluster: map.cluster,
+            owned,
+            servers,
+            judges_keys,
+            advertised,
+            all_take_writes: false,
+        }
+    }
+
+    /// The same of a group of this kind.
+    pub fn of_kind(mut self, kind: GroupKind) -> ServerBackend<R> {
+        self.all_take_writes = kind.epochs().is_some_and(EpochKind::all_take_writes);
+        self
     }
 
     /// Goes by `map` from now on, if it is newer. Returns whether it is (G2).
@@ -180,6 +197,7 @@ impl<R: Submit> ServerBackend<R> {
     fn ask_traced(
         &self,
         tracer: &'static Tracer,
+        client: u64,
         called: String,
         ask: ClientRequest,
         epoch: u64,
@@ -190,7 +208,7 @@ impl<R: Submit> ServerBackend<R> {
             Ok(request) => {
                 let reply = match &request {
                     Request::Write { command: bytes, .. } | Request::Read { query: bytes } => {
-                        tracer.admitted(called, bytes.clone(), reply)
+                        tracer.admitted(client, called, bytes.clone(), reply)
                     }
                     _ => reply,
                 };
@@ -234,11 +252,15 @@ impl<R: Submit> Backend for ServerBackend<R> {
         self.owned().epoch
     }
 
+    fn all_take_writes(&self) -> bool {
+        self.all_take_writes
+    }
+
     fn ask(&self, ask: ClientRequest, epoch: u64, reply: ReplyTo) -> Option<ClientResponse> {
         if let (Some(tracer), ClientRequest::Write { client, number, .. }) = (trace::tracer(), &ask) {
             // A client without a name is called after its session.
             let request = tracer.received(client.index, *number);
-            return self.ask_traced(tracer, request, ask, epoch, reply);
+            return self.ask_traced(tracer, client.index, request, ask, epoch, reply);
         }
         self.ask_quietly(ask, epoch, reply)
     }
@@ -247,7 +269,7 @@ impl<R: Submit> Backend for ServerBackend<R> {
         match (trace::tracer(), &ask) {
             (Some(tracer), ClientRequest::Write { .. } | ClientRequest::Read { .. }) => {
                 let request = tracer.received(u64::from(label.client), u64::from(label.number));
-                self.ask_traced(tracer, request, ask, epoch, reply)
+                self.ask_traced(tracer, u64::from(label.client), request, ask, epoch, reply)
             }
             _ => self.ask_quietly(ask, epoch, reply),
         }

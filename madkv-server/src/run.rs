@@ -169,7 +169,8 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     if let Some(agent) = &agent {
         agent.answers_for(replica.clone());
     }
-    let backend = Arc::new(ServerBackend::new(replica.clone(), plan.partition, &map, judges_keys));
+    let backend = ServerBackend::new(replica.clone(), plan.partition, &map, judges_keys).of_kind(plan.kind);
+    let backend = Arc::new(backend);
     let (limits, meter) = (ListenerLimits::default(), surface.as_ref().map(ReplicaSurface::requests));
     let listener = Listener::open_counted(runtime.handle(), api, Arc::clone(&backend), limits, meter)
         .map_err(|error| Fatal::Failed(format!("--api_listen: {error}")))?;

@@ -108,17 +108,41 @@ impl HelloFields {
     }
 
     /// The fields that this build knows. What makes no sense is passed over, too: nothing depends on it.
-    pub fn decode(mut bytes: &[u8]) -> HelloFields {
-        let mut fields = HelloFields::default();
-        while let [tag, len, rest @ ..] = bytes {
-            let Some((value, rest)) = rest.split_at_checked(usize::from(*len)) else { break };
-            if *tag == FIELD_CLIENT {
-                fields.client = value.try_into().ok().map(u32::from_le_bytes);
-            }
-            bytes = rest;
-        }
-        fields
+    pub fn decode(bytes: &[u8]) -> HelloFields {
+        let named = fields(bytes).filter(|(tag, _)| *tag == FIELD_CLIENT).last();
+        HelloFields { client: named.and_then(|(_, value)| value.try_into().ok()).map(u32::from_le_bytes) }
     }
+}
+
+/// What a welcome says besides, in the form of [`HelloFields`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WelcomeFields {
+    /// Clients send writes to all replicas of this group: each answers. Whoever does not know that sends to the leader.
+    pub all_take_writes: bool,
+}
+
+const FIELD_ALL_TAKE_WRITES: u8 = 1;
+
+impl WelcomeFields {
+    /// As it stands in [`RangedWelcome::later`].
+    pub fn encode(&self) -> Bytes {
+        if self.all_take_writes { Bytes::from_static(&[FIELD_ALL_TAKE_WRITES, 0]) } else { Bytes::new() }
+    }
+
+    /// The fields that this build knows.
+    pub fn decode(bytes: &[u8]) -> WelcomeFields {
+        WelcomeFields { all_take_writes: fields(bytes).any(|(tag, _)| tag == FIELD_ALL_TAKE_WRITES) }
+    }
+}
+
+/// Tags and values, as far as they make sense.
+fn fields(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        let [tag, len, rest @ ..] = bytes else { return None };
+        let (value, rest) = rest.split_at_checked(usize::from(*len))?;
+        bytes = rest;
+        Some((*tag, value))
+    })
 }
 
 /// Bits of a request's id that are its number, where the client has a name. Those above count the connection's
@@ -461,6 +485,18 @@ mod tests {
         assert_eq!(HelloFields::decode(&bytes).client, Some(7));
         for mangled in [&[FIELD_CLIENT][..], &[FIELD_CLIENT, 4, 1], &[FIELD_CLIENT, 1, 7], &[99, 255]] {
             assert_eq!(HelloFields::decode(mangled), HelloFields::default(), "{mangled:?}");
+        }
+    }
+
+    #[test]
+    fn welcome_fields_come_back_and_unknown_or_mangled_ones_are_passed_over() {
+        for all_take_writes in [false, true] {
+            let fields = WelcomeFields { all_take_writes };
+            assert_eq!(WelcomeFields::decode(&fields.encode()), fields);
+        }
+        assert!(WelcomeFields::decode(&[99, 2, 0, 0, FIELD_ALL_TAKE_WRITES, 0]).all_take_writes);
+        for mangled in [&[FIELD_ALL_TAKE_WRITES][..], &[FIELD_ALL_TAKE_WRITES, 4, 1], &[99, 255]] {
+            assert_eq!(WelcomeFields::decode(mangled), WelcomeFields::default(), "{mangled:?}");
         }
     }
 

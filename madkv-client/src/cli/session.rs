@@ -47,8 +47,10 @@ pub fn run(line: impl IntoIterator<Item = OsString>, host: Option<&dyn Host>) ->
         .with_max_level(tracing::Level::WARN)
         .with_target(false)
         .try_init();
-    // One thread: a lone request then crosses none.
-    let runtime = match Builder::new_current_thread().enable_all().build() {
+    // One thread: a lone request then crosses none. Where messages are shown, those that come while no one asks for
+    // anything are to be shown when they come: then there is one more.
+    let mut builder = if args.trace_messages { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    let runtime = match builder.worker_threads(1).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             process::say(PROGRAM, &format!("no runtime: {error}"));

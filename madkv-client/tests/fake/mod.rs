@@ -19,7 +19,7 @@ use madkv_client::{Client, Dial, Input, Network, Options, Output, World};
 use madkv_proto::command::{Command, Query, encode_found, encode_value, push_record};
 use madkv_proto::frames::{
     ClientRequest, ClientResponse, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE,
-    MAGIC, RangedHello, RangedWelcome, Refusal, RequestFrame, ResponseFrame, Service,
+    MAGIC, RangedHello, RangedWelcome, Refusal, RequestFrame, ResponseFrame, Service, WelcomeFields,
 };
 use madkv_proto::map::ClusterMap;
 use madkv_proto::slot_move::{encode_elsewhere, encode_settled};
@@ -124,20 +124,33 @@ pub struct Node {
     ground: Ground,
     service: Service,
     cluster: ClusterId,
+    fields: WelcomeFields,
     handler: Handler,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Node {
     pub async fn start(ground: &Ground, service: Service, cluster: ClusterId, handler: Handler) -> Node {
+        Node::start_with(ground, service, cluster, WelcomeFields::default(), handler).await
+    }
+
+    /// One that says this in its welcome.
+    pub async fn start_with(
+        ground: &Ground,
+        service: Service,
+        cluster: ClusterId,
+        fields: WelcomeFields,
+        handler: Handler,
+    ) -> Node {
         let (address, listener) = ground.listen(None).await.unwrap();
-        let node = Node { address, ground: ground.clone(), service, cluster, handler, task: Mutex::new(None) };
+        let (ground, task) = (ground.clone(), Mutex::new(None));
+        let node = Node { address, ground, service, cluster, fields, handler, task };
         node.run(listener);
         node
     }
 
     fn run(&self, mut listener: Listener) {
-        let (service, cluster, handler) = (self.service, self.cluster, Arc::clone(&self.handler));
+        let (service, cluster, fields, handler) = (self.service, self.cluster, self.fields, Arc::clone(&self.handler));
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -145,11 +158,11 @@ impl Node {
                 match &mut listener {
                     Listener::Socket(listener) => {
                         let Ok((stream, _)) = listener.accept().await else { return };
-                        connections.spawn(serve(stream, service, cluster, handler));
+                        connections.spawn(serve(stream, service, cluster, fields, handler));
                     }
                     Listener::Memory(visitors) => {
                         let Some(stream) = visitors.recv().await else { return };
-                        connections.spawn(serve(stream, service, cluster, handler));
+                        connections.spawn(serve(stream, service, cluster, fields, handler));
                     }
                 }
             }
@@ -177,7 +190,13 @@ impl Node {
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite, service: Service, cluster: ClusterId, handler: Handler) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite,
+    service: Service,
+    cluster: ClusterId,
+    fields: WelcomeFields,
+    handler: Handler,
+) {
     let (reader, mut writer) = tokio::io::split(stream);
     let mut reader = FrameReader::new(reader, codec::FRAME_PAYLOAD_MAX_BYTES);
     let Ok(Some(frame)) = reader.next().await else { return };
@@ -192,7 +211,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite, service: Service, cluster: C
         return;
     }
     let version = hello.agree().unwrap();
-    let welcome = RangedWelcome { version, cluster: Some(cluster), epoch: 1, later: Bytes::new() };
+    let welcome = RangedWelcome { version, cluster: Some(cluster), epoch: 1, later: fields.encode() };
     codec::frame(&mut out, KIND_RANGED_WELCOME, &welcome).unwrap();
     if writer.write_all(&out).await.is_err() {
         return;
@@ -241,6 +260,8 @@ pub struct GroupState {
     pub executed: u64,
     partition: usize,
     map: Arc<Mutex<Option<ClusterMap>>>,
+    /// All replicas take writes, and answer them.
+    all_take_writes: bool,
 }
 
 pub struct Group {
@@ -259,19 +280,24 @@ pub struct Cluster {
 impl Cluster {
     /// In memory, for clients of the test.
     pub async fn start(partitions: usize, server_rf: usize) -> Cluster {
-        Cluster::start_on(Ground::Memory(Arc::default()), partitions, server_rf).await
+        Cluster::start_on(Ground::Memory(Arc::default()), partitions, server_rf, false).await
+    }
+
+    /// In memory, one group, all of whose replicas take writes.
+    pub async fn start_taking_writes_everywhere(server_rf: usize) -> Cluster {
+        Cluster::start_on(Ground::Memory(Arc::default()), 1, server_rf, true).await
     }
 
     /// On sockets, for clients in processes of their own, or behind a real listener.
     pub async fn start_on_sockets(partitions: usize, server_rf: usize) -> Cluster {
-        Cluster::start_on(Ground::Sockets, partitions, server_rf).await
+        Cluster::start_on(Ground::Sockets, partitions, server_rf, false).await
     }
 
-    async fn start_on(ground: Ground, partitions: usize, server_rf: usize) -> Cluster {
+    async fn start_on(ground: Ground, partitions: usize, server_rf: usize, all_take_writes: bool) -> Cluster {
         let map = Arc::new(Mutex::new(None));
         let mut groups = Vec::new();
         for partition in 0..partitions {
-            groups.push(Group::start(&ground, partition, server_rf, Arc::clone(&map)).await);
+            groups.push(Group::start(&ground, partition, server_rf, Arc::clone(&map), all_take_writes).await);
         }
         let servers: Vec<String> =
             groups.iter().flat_map(|group| group.nodes.iter().map(|node| node.address.clone())).collect();
@@ -342,7 +368,13 @@ pub async fn manager(ground: &Ground, map: impl Fn() -> Option<ClusterMap> + Sen
 }
 
 impl Group {
-    async fn start(ground: &Ground, partition: usize, server_rf: usize, map: Arc<Mutex<Option<ClusterMap>>>) -> Group {
+    async fn start(
+        ground: &Ground,
+        partition: usize,
+        server_rf: usize,
+        map: Arc<Mutex<Option<ClusterMap>>>,
+        all_take_writes: bool,
+    ) -> Group {
         let state = Arc::new(Mutex::new(GroupState {
             leader: Some(0),
             term: 5,
@@ -353,6 +385,7 @@ impl Group {
             executed: 0,
             partition,
             map,
+            all_take_writes,
         }));
         let mut nodes = Vec::new();
         let mut rules = Vec::new();
@@ -367,7 +400,8 @@ impl Group {
                 scripted.unwrap_or_else(|| state.answer(replica, request))
             });
             let service = Service::Server { partition: partition as u16 };
-            nodes.push(Node::start(ground, service, CLUSTER, handler).await);
+            let fields = WelcomeFields { all_take_writes };
+            nodes.push(Node::start_with(ground, service, CLUSTER, fields, handler).await);
         }
         Group { state, nodes, rules }
     }
@@ -379,7 +413,8 @@ impl GroupState {
         if let ClientRequest::Status = request.ask {
             return ClientResponse::Status(Box::new(self.status(replica))).into();
         }
-        if self.leader != Some(replica) {
+        let is_write = matches!(request.ask, ClientRequest::Write { .. });
+        if self.leader != Some(replica) && !(self.all_take_writes && is_write) {
             return ClientResponse::NotLeader { leader: self.leader, term: self.term }.into();
         }
         if let Some(epoch) = self.foreign(&request.ask) {

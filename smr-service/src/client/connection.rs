@@ -13,7 +13,9 @@
 //! still be withdrawn, and is certainly not done (fault catalogue C9).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use smr::codec::{self, FRAME_PAYLOAD_MAX_BYTES};
@@ -23,14 +25,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::client::limits::{
-    CONNECT_TIMEOUT, CONNECTION_DEAD, CONNECTION_OUT_MAX_BYTES, TRACE_LATE_MAX, WELCOME_TIMEOUT,
-};
+use crate::client::limits::{CONNECT_TIMEOUT, CONNECTION_DEAD, CONNECTION_OUT_MAX_BYTES, LATE_MAX, WELCOME_TIMEOUT};
 use crate::client::{Context, lock};
 use crate::frames::{
     self, ClientRequest, ClientResponse, Hello, HelloFields, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME,
     KIND_REFUSAL, KIND_REQUEST, KIND_RESPONSE, KIND_WELCOME, MAGIC, Map, RangedHello, RangedWelcome, Refusal,
-    RequestFrame, ResponseFrame, Service, VERSION_BEFORE_RANGES, Welcome, is_before_ranges, needs_newer,
+    RequestFrame, ResponseFrame, Service, VERSION_BEFORE_RANGES, Welcome, WelcomeFields, is_before_ranges, needs_newer,
 };
 
 /// A write buffer above this is given back after use, in bytes.
@@ -69,6 +69,8 @@ pub struct Connection<M: Map> {
     service: Service,
     /// The replica's number in traces.
     number: usize,
+    /// Of its group: whether writes go to all replicas. Set once a replica says so.
+    sends_to_all: Arc<AtomicBool>,
     /// Which of the address's addresses answered, over TCP.
     reached: OnceLock<SocketAddr>,
     state: Mutex<State<M>>,
@@ -94,8 +96,24 @@ struct State<M> {
     /// What both sides speak, once welcomed.
     version: u16,
     end: Option<End>,
-    /// Requests that ended without this connection's answer: their ids and numbers in traces. Kept while tracing only.
-    late: VecDeque<(u64, u32)>,
+    /// Requests that ended without this connection's answer. Kept while tracing, and where another replica answered.
+    late: VecDeque<Late>,
+}
+
+/// A request whose answer, should it come, is discarded.
+struct Late {
+    id: u64,
+    /// Its number in traces.
+    number: u32,
+    /// [`answer_hash`] of the answer that ended it.
+    answer: Option<u64>,
+}
+
+/// Tells answers apart that should be equal.
+pub(crate) fn answer_hash(answer: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(answer);
+    hasher.finish()
 }
 
 /// A request that waits for its answer.
@@ -124,6 +142,8 @@ pub struct Posted<M: Map> {
     id: u64,
     /// Its number in traces; 0 for none.
     pub(crate) number: u32,
+    /// Of the answer that another replica has given.
+    answer: Option<u64>,
 }
 
 impl<M> Default for State<M> {
@@ -145,9 +165,16 @@ impl<M> Default for State<M> {
 
 impl<M: Map> Connection<M> {
     /// Starts to connect, and returns at once.
-    pub(crate) fn open(context: Arc<Context>, address: String, service: Service, number: usize) -> Arc<Connection<M>> {
+    pub(crate) fn open(
+        context: Arc<Context>,
+        address: String,
+        service: Service,
+        number: usize,
+        sends_to_all: Arc<AtomicBool>,
+    ) -> Arc<Connection<M>> {
         let (reached, state, wake) = (OnceLock::new(), Mutex::default(), Notify::new());
-        let connection = Arc::new(Connection { context, address, service, number, reached, state, wake });
+        let connection = Connection { context, address, service, number, sends_to_all, reached, state, wake };
+        let connection = Arc::new(connection);
         tokio::spawn(Arc::clone(&connection).run());
         connection
     }
@@ -190,7 +217,7 @@ impl<M: Map> Connection<M> {
         if state.welcomed && needs > state.version {
             request.tell(Event::Reply(ClientResponse::Refused(needs_newer(needs, state.version))));
             drop(state);
-            return Some(Posted { connection: Arc::clone(self), id, number });
+            return Some(Posted { connection: Arc::clone(self), id, number, answer: None });
         }
         let frame = RequestFrame { id, epoch, ask };
         if !state.welcomed && needs > VERSION_BEFORE_RANGES {
@@ -205,7 +232,7 @@ impl<M: Map> Connection<M> {
         state.pending.insert(id, request);
         drop(state);
         self.wake.notify_one();
-        Some(Posted { connection: Arc::clone(self), id, number })
+        Some(Posted { connection: Arc::clone(self), id, number, answer: None })
     }
 
     /// How it ended, if it did.
@@ -361,6 +388,9 @@ impl<M: Map> Connection<M> {
             KIND_RANGED_WELCOME => {
                 let welcome: RangedWelcome = codec::decode(payload)?;
                 let version = welcome.version;
+                if WelcomeFields::decode(&welcome.later).all_take_writes {
+                    self.sends_to_all.store(true, Ordering::Relaxed);
+                }
                 self.welcomed_by(&welcome.checked().map_err(Broken::Lost)?, version)
             }
             // Instead of a welcome it means that nothing was taken; after one it would prove nothing.
@@ -408,21 +438,45 @@ impl<M: Map> Connection<M> {
             }
             // Its exchange has ended: another copy was answered, or the caller gave up.
             None => {
-                let Some(place) = state.late.iter().position(|(id, _)| *id == response.id) else { return };
+                let Some(place) = state.late.iter().position(|late| late.id == response.id) else { return };
                 let late = state.late.remove(place);
                 drop(state);
-                if let (Some(trace), Some((_, number)), ClientResponse::Answer(_)) =
-                    (&self.context.trace, late, &response.body)
-                {
-                    trace.received(self.number, number);
-                    trace.duplicate(self.number, number);
+                if let (Some(late), ClientResponse::Answer(answer)) = (late, &response.body) {
+                    discard(&self.context, (&self.address, self.number), late.number, late.answer, answer);
                 }
             }
         }
     }
 }
 
+/// `answer` came from the server with this address and number to request `number`, which another answer has ended: one
+/// with the hash `first`, if both come of one command.
+pub(crate) fn discard(
+    context: &Context,
+    (address, server): (&str, usize),
+    number: u32,
+    first: Option<u64>,
+    answer: &[u8],
+) {
+    let trace = context.trace.as_ref().filter(|_| number != 0);
+    if let Some(trace) = trace {
+        trace.received(server, number);
+        trace.duplicate(server, number);
+    }
+    if first.is_some_and(|hash| hash != answer_hash(answer)) {
+        tracing::error!("{address}: another answer than an earlier one to the same write: two states differ");
+        if let Some(trace) = trace {
+            trace.diverged(server, number);
+        }
+    }
+}
+
 impl<M: Map> Posted<M> {
+    /// Another replica has answered the request, so: an answer that still comes here is discarded, and compared.
+    pub(crate) fn answered_elsewhere(&mut self, answer: u64) {
+        self.answer = Some(answer);
+    }
+
     /// Takes the request back if it has not left yet. Returns false if it may have left.
     pub(crate) fn withdraw(&self) -> bool {
         lock(&self.connection.state).withdraw(self.id)
@@ -511,11 +565,12 @@ impl<M: Map> Drop for Posted<M> {
         if state.withdraw(self.id) || state.pending.remove(&self.id).is_none() {
             return;
         }
-        if self.number != 0 && self.connection.context.trace.is_some() {
-            if state.late.len() == TRACE_LATE_MAX {
+        let is_traced = self.number != 0 && self.connection.context.trace.is_some();
+        if is_traced || self.answer.is_some() {
+            if state.late.len() == LATE_MAX {
                 state.late.pop_front();
             }
-            state.late.push_back((self.id, self.number));
+            state.late.push_back(Late { id: self.id, number: self.number, answer: self.answer });
         }
     }
 }

@@ -7,6 +7,10 @@
 //! What is *certain not to have happened*: copies that never left, and copies that were refused ([`ClientResponse`]:
 //! "unless it says otherwise the request had no effect and never will"). Everything else is unknown (fault catalogue
 //! C9).
+//!
+//! A write in a group whose members all take writes goes to all of them ([`to_all`]).
+
+mod to_all;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +19,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use self::to_all::AtAll;
 use crate::client::connection::{Connection, CopyEvent, Event, EventSender, Posted};
 use crate::client::group::Group;
 use crate::client::limits::{BUSY_PAUSE_MAX, REDIRECT_HOPS_MAX, RESEND_AFTER, RETRY_PAUSE, SILENCE};
@@ -44,6 +49,8 @@ pub struct Exchange<'c, M: Map> {
     aside: Option<u16>,
     /// What consoles call the request; 0 for one that they do not show.
     number: u32,
+    /// What members have said of a request whose copies may go to all of them; `None` for others.
+    at_all: Option<AtAll<M>>,
 }
 
 /// A copy that is out.
@@ -102,7 +109,15 @@ impl<'c, M: Map> Exchange<'c, M> {
             resends: true,
             aside: None,
             number: 0,
+            at_all: None,
         }
+    }
+
+    /// Sends copies to all members, in a group where that is how writes are made. For requests with an identity: each
+    /// copy may be applied.
+    pub fn to_all(mut self) -> Exchange<'c, M> {
+        self.at_all = Some(AtAll::default());
+        self
     }
 
     /// Consoles call the request `number`.
@@ -137,6 +152,9 @@ impl<'c, M: Map> Exchange<'c, M> {
     /// Runs to an answer or the deadline. May be called again after an answer that the caller wants to ask again about.
     pub async fn run(&mut self, epoch: u64, ask: &(dyn Fn() -> ClientRequest + Sync)) -> Result<Final<M>, TimedOut> {
         loop {
+            if self.goes_to_all() {
+                return self.run_at_all(epoch, ask).await;
+            }
             let now = Instant::now();
             self.not_before = self.not_before.filter(|at| *at > now);
             let leader = self.aside.or_else(|| self.group.leader());
@@ -259,12 +277,14 @@ impl<'c, M: Map> Exchange<'c, M> {
         self.aside = None;
         self.group.learn(|cache| cache.suspect(leader));
         let resends = self.resends;
+        // Where messages between clients and servers are said to be lost, one is not waited for.
+        let resend_after = if self.group.sends_to_all() { SILENCE } else { RESEND_AFTER };
         self.copies.retain_mut(|copy| {
             if copy.replica != leader {
                 return true;
             }
             copy.silent_at = now + SILENCE;
-            let kept = !resends || now.duration_since(copy.posted_at) < RESEND_AFTER;
+            let kept = !resends || now.duration_since(copy.posted_at) < resend_after;
             self.unknown |= !kept;
             kept
         });

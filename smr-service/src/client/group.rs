@@ -1,6 +1,7 @@
 //! A group as a client sees it: the links to its replicas, what it has heard of its leader, its session, and what is
 //! under way in it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::futures::Notified;
@@ -32,6 +33,8 @@ pub struct Group<M: Map> {
     session: Mutex<Option<Arc<Session>>>,
     /// Held while a session is being opened, so that many writes open one.
     pub(super) session_opening: tokio::sync::Mutex<()>,
+    /// A replica has said that all of them take writes.
+    sends_to_all: Arc<AtomicBool>,
     requests: Semaphore,
     bytes: Semaphore,
 }
@@ -70,6 +73,7 @@ impl<M: Map> Group<M> {
             changed: Notify::new(),
             session: Mutex::default(),
             session_opening: tokio::sync::Mutex::default(),
+            sends_to_all: Arc::default(),
             requests: Semaphore::new(GROUP_REQUESTS_MAX),
             bytes: Semaphore::new(GROUP_IN_FLIGHT_MAX_BYTES),
         };
@@ -95,7 +99,8 @@ impl<M: Map> Group<M> {
             before.get(replica).filter(|link| is_same(link.address(), address)).map(Arc::clone)
         };
         let new = |replica: usize, address: &String| {
-            Arc::new(Link::new(Arc::clone(&self.context), address.clone(), self.service, self.first + replica))
+            let (context, sends_to_all) = (Arc::clone(&self.context), Arc::clone(&self.sends_to_all));
+            Arc::new(Link::new(context, address.clone(), self.service, self.first + replica, sends_to_all))
         };
         let links = addresses.iter().enumerate();
         let links = links.map(|(replica, address)| stays(replica, address).unwrap_or_else(|| new(replica, address)));
@@ -127,6 +132,11 @@ impl<M: Map> Group<M> {
         if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, session)) {
             *current = None;
         }
+    }
+
+    /// Whether writes go to all replicas, as far as is known.
+    pub(crate) fn sends_to_all(&self) -> bool {
+        self.sends_to_all.load(Ordering::Relaxed)
     }
 
     /// Who leads, as far as is known.

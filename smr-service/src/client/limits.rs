@@ -17,6 +17,12 @@ pub const CONNECTION_OUT_MAX_BYTES: usize = 2 * CONNECTION_IN_FLIGHT_MAX_BYTES;
 pub const SILENCE: Duration = Duration::from_millis(500);
 /// After this much silence a request is sent again to a replica that still says it leads.
 pub const RESEND_AFTER: Duration = Duration::from_secs(5);
+/// In a group whose members all take writes: after this much silence on a copy another one is sent there.
+pub const LOST_AFTER: Duration = Duration::from_secs(1);
+/// In such a group: how long other copies may be open after one was refused, before the outcome counts as unknown.
+pub const REFUSAL_WAIT: Duration = Duration::from_millis(500);
+/// In such a group: the shortest and longest pause before another copy goes where one came to nothing.
+pub const TO_ALL_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 /// How long a TCP connection may take to come about.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a server may take to welcome a new connection: longer than one that is busy, and its name may have other
@@ -41,8 +47,8 @@ pub const FIND_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duratio
 pub const FIND_COMPLAIN_AFTER: Duration = Duration::from_secs(2);
 /// How long a replica has to describe itself.
 pub const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
-/// Late answers of one connection that tracing remembers.
-pub const TRACE_LATE_MAX: usize = 1024;
+/// Requests of one connection that ended without its answer, and are remembered: for tracing, and to compare answers.
+pub const LATE_MAX: usize = 1024;
 
 const _: () = assert!(GROUP_REQUESTS_MAX as u64 <= SESSION_WINDOW_MAX);
 const _: () = assert!(GROUP_IN_FLIGHT_MAX_BYTES <= u32::MAX as usize);

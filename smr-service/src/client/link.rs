@@ -1,5 +1,6 @@
 //! The way to one address: at most one connection, and pauses between attempts to make it.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
@@ -16,6 +17,8 @@ pub struct Link<M: Map> {
     service: Service,
     /// The replica's number in traces.
     number: usize,
+    /// Of its group: whether writes go to all replicas.
+    sends_to_all: Arc<AtomicBool>,
     state: Mutex<State<M>>,
 }
 
@@ -36,8 +39,14 @@ impl<M: Map> Default for State<M> {
 }
 
 impl<M: Map> Link<M> {
-    pub(crate) fn new(context: Arc<Context>, address: String, service: Service, number: usize) -> Link<M> {
-        Link { context, address, service, number, state: Mutex::default() }
+    pub(crate) fn new(
+        context: Arc<Context>,
+        address: String,
+        service: Service,
+        number: usize,
+        sends_to_all: Arc<AtomicBool>,
+    ) -> Link<M> {
+        Link { context, address, service, number, sends_to_all, state: Mutex::default() }
     }
 
     /// `host:port` of the replica.
@@ -60,7 +69,8 @@ impl<M: Map> Link<M> {
         if state.not_before.is_some_and(|at| Instant::now() < at) {
             return None;
         }
-        let connection = Connection::open(Arc::clone(&self.context), self.address.clone(), self.service, self.number);
+        let (context, sends_to_all) = (Arc::clone(&self.context), Arc::clone(&self.sends_to_all));
+        let connection = Connection::open(context, self.address.clone(), self.service, self.number, sends_to_all);
         state.connection = Some(Arc::clone(&connection));
         Some(connection)
     }

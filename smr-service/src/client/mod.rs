@@ -15,6 +15,9 @@
 //! The exchange sends a copy to the believed leader. A refusal, a broken connection or
 //! 500 ms of silence change the group's leader cache; if no leader is left discovery runs, and a copy goes to whom it
 //! finds. Copies that are still out count: the first real answer, from whomever, ends the exchange.
+//!
+//! Where all replicas take writes, as they say in their welcome, a write goes to each of them at once, and the first
+//! answer counts; the others are discarded when they come.
 
 mod backoff;
 mod connection;

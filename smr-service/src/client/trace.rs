@@ -15,6 +15,8 @@ pub trait Trace: Send + Sync + 'static {
     fn refused(&self, _server: usize, _number: u32, _why: &'static str) {}
     /// An answer to request `number` came from `server`, but an earlier one had ended it.
     fn duplicate(&self, server: usize, number: u32);
+    /// That answer was another one than the first: the states of two replicas differ.
+    fn diverged(&self, _server: usize, _number: u32) {}
     /// A request's attempt failed, or has heard nothing for too long; the request goes on. Says why.
     fn retried(&self, _why: &'static str) {}
 }

@@ -59,7 +59,7 @@ impl<'c, M: Map> Write<'c, M> {
         let admission = group.admit(command.len(), deadline).await?;
         let session = group.session(context, epoch, deadline).await?;
         let ticket = before(deadline, session.reserve()).await?;
-        let exchange = Exchange::new(context, group, deadline);
+        let exchange = Exchange::new(context, group, deadline).to_all();
         Ok(Write { context, group, deadline, session, ticket, exchange, command, _admission: admission })
     }
 

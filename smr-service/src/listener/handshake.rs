@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use smr::codec;
 use smr::wire::{SharedOutput, WireError, write_all_shared};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -16,7 +16,7 @@ use super::framing::next_frame;
 use super::{Backend, ConnectionPermit, Shared, TOO_MANY_CONNECTIONS};
 use crate::frames::{
     Hello, HelloFields, KIND_HELLO, KIND_RANGED_HELLO, KIND_RANGED_WELCOME, KIND_REFUSAL, KIND_WELCOME, MAGIC,
-    RangedHello, RangedWelcome, Refusal, Welcome,
+    RangedHello, RangedWelcome, Refusal, Welcome, WelcomeFields,
 };
 
 /// The longest [`Hello`], in bytes.
@@ -68,7 +68,8 @@ pub(super) async fn welcome<B: Backend, R: AsyncRead + Unpin>(
     let welcome = match range {
         None => frame(KIND_WELCOME, &Welcome { cluster, epoch }),
         Some((version, _)) => {
-            frame(KIND_RANGED_WELCOME, &RangedWelcome { version, cluster, epoch, later: Bytes::new() })
+            let later = WelcomeFields { all_take_writes: backend.all_take_writes() }.encode();
+            frame(KIND_RANGED_WELCOME, &RangedWelcome { version, cluster, epoch, later })
         }
     };
     write_bytes(&*output, &welcome, limits.handshake_timeout).await?;

@@ -89,6 +89,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Epoch of the map that it knows; 0 for none.
     fn epoch(&self) -> u64;
 
+    /// Whether clients are to send writes to all replicas of its group, each of which answers.
+    fn all_take_writes(&self) -> bool {
+        false
+    }
+
     /// Answers at once (`Some`), or takes the request over and answers through `reply` (`None`). Runs on a network
     /// thread, so it must not block. `epoch` is the one that the client routed by. What was taken over may wait for
     /// [`Backend::flush`].

@@ -127,6 +127,8 @@ impl Harness {
                 "scan",
                 "--test",
                 "sessions",
+                "--test",
+                "to_all",
                 "--no-run",
             ],
         };

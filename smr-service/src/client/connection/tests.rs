@@ -18,7 +18,7 @@ fn context() -> Arc<Context> {
 async fn withdraw_before_the_writer_took_it_never_leaves() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let connection = Connection::open(context(), address, Service::Manager, 1);
+    let connection = Connection::open(context(), address, Service::Manager, 1, Arc::default());
     let (sender, mut events) = mpsc::unbounded_channel();
     // The connection's task has not run yet on this single thread, so nothing was taken.
     let posted: Vec<Posted> =
@@ -84,7 +84,7 @@ async fn request_that_an_older_build_does_not_know_waits_for_the_version_and_is_
 async fn replica_that_knows_no_ranges_gets_everything_again_behind_its_own_greeting() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let connection = Connection::open(context(), address, Service::Manager, 1);
+    let connection = Connection::open(context(), address, Service::Manager, 1, Arc::default());
     let (sender, mut events) = mpsc::unbounded_channel();
     let transfer = |to| connection.post(ClientRequest::Transfer { to }, 0, &sender, 0).unwrap();
     let first = transfer(0);
@@ -135,7 +135,7 @@ async fn connection_garbage_or_half_frame_ends_and_requests_hear_of_it() {
     for bytes in [b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), vec![0xff; 64], half] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let connection = Connection::open(context(), address, Service::Manager, 1);
+        let connection = Connection::open(context(), address, Service::Manager, 1, Arc::default());
         let (sender, mut events) = mpsc::unbounded_channel();
         let _posted = connection.post(ClientRequest::Map, 0, &sender, 0).unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -174,7 +174,16 @@ impl Far {
 fn held() -> (Arc<Connection>, impl Future<Output = Result<(), Broken>>, Far) {
     let (address, service, reached, wake) = (String::new(), Service::Manager, OnceLock::new(), Notify::new());
     let state = Mutex::default();
-    let connection = Connection { context: context(), address, service, number: 1, reached, state, wake };
+    let connection = Connection {
+        sends_to_all: Arc::default(),
+        context: context(),
+        address,
+        service,
+        number: 1,
+        reached,
+        state,
+        wake,
+    };
     let connection = Arc::new(connection);
     let (near, far) = tokio::io::duplex(1 << 20);
     let (reader, writer) = tokio::io::split(near);
