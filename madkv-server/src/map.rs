@@ -25,7 +25,7 @@ use madkv_proto::slot_move::{SlotCommand, SlotQuery, encode_elsewhere};
 use madkv_proto::slot_set::SlotSet;
 use madkv_proto::slots::{SLOTS, slot_of};
 use smr::entry::Index;
-use smr::state_machine::{Answer, Checkpointed, Image, StateMachine};
+use smr::state_machine::{Answer, Checkpointed, Image, Readiness, StateMachine};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::blocks::{invalid, read_block, read_ownership, write_ownership, write_records};
@@ -295,6 +295,12 @@ impl StateMachine for Map {
     fn checkpointed(&self, checkpoint: &Checkpointed<'_>) {
         if let Some(tracer) = trace::tracer() {
             tracer.checkpointed(&self.shown(), checkpoint);
+        }
+    }
+
+    fn readiness(&self, readiness: &Readiness<'_>) {
+        if let Some(tracer) = trace::tracer() {
+            tracer.readiness(readiness);
         }
     }
 }

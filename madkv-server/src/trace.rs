@@ -4,7 +4,7 @@
 //! a note about each request that it lets in, and [`Tracer::before`] looks for the note. A command that came from
 //! another replica has none.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -13,11 +13,13 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use smr::id::ReplicaId;
 use smr::replica::{Outcome, ReplySink, ReplyTo};
-use smr::state_machine::Checkpointed;
+use smr::state_machine::{Checkpointed, Readiness};
 use smr_service::log_sink;
 
 /// Notes kept about requests that were let in and neither processed nor answered yet.
 const NOTES_MAX: usize = 10_000;
+/// Clients whose highest request number is remembered.
+const WATERMARKS_MAX: usize = 10_000;
 
 static TRACER: OnceLock<Tracer> = OnceLock::new();
 
@@ -30,7 +32,8 @@ pub fn tracer() -> Option<&'static Tracer> {
 /// `group_start` is the number of its group's replica 0.
 pub fn enable(name: String, group_start: u32) {
     // A second call changes nothing: there is one server in a process.
-    let _ = TRACER.set(Tracer { name, group_start, notes: Mutex::default(), last_note: AtomicU64::new(0) });
+    let (notes, last_note, high_watermarks) = (Mutex::default(), AtomicU64::new(0), Mutex::default());
+    let _ = TRACER.set(Tracer { name, group_start, notes, last_note, high_watermarks });
 }
 
 /// A heartbeat came from the agent of this host, and is about to be answered.
@@ -46,6 +49,8 @@ pub struct Tracer {
     group_start: u32,
     notes: Mutex<VecDeque<Note>>,
     last_note: AtomicU64,
+    /// `high_watermark_request_num`: the highest request number that came from each client.
+    high_watermarks: Mutex<BTreeMap<u64, u64>>,
 }
 
 /// A request that was let in.
@@ -55,24 +60,32 @@ struct Note {
     bytes: Bytes,
     /// What to call it.
     request: String,
+    client: u64,
 }
 
 impl Tracer {
     /// Request `number` of `client` came in. Returns what to call it.
     pub fn received(&self, client: u64, number: u64) -> String {
         let request = format!("C{client}, {}, {number}", self.name);
+        let mut high_watermarks = self.high_watermarks.lock();
+        let is_known = high_watermarks.len() < WATERMARKS_MAX || high_watermarks.contains_key(&client);
+        if is_known {
+            let highest = high_watermarks.entry(client).or_default();
+            *highest = number.max(*highest);
+        }
+        drop(high_watermarks);
         log_sink::message(format_args!("Received <{request}, request>"));
         request
     }
 
     /// The request goes to the replica; the state machine will see these bytes. Returns what its reply passes through.
-    pub fn admitted(&'static self, request: String, bytes: Bytes, reply: ReplyTo) -> ReplyTo {
+    pub fn admitted(&'static self, client: u64, request: String, bytes: Bytes, reply: ReplyTo) -> ReplyTo {
         let id = self.last_note.fetch_add(1, Ordering::Relaxed);
         let mut notes = self.notes();
         if notes.len() == NOTES_MAX {
             notes.pop_front();
         }
-        notes.push_back(Note { id, bytes, request: request.clone() });
+        notes.push_back(Note { id, bytes, request: request.clone(), client });
         let tag = reply.tag;
         ReplyTo { tag, sink: Arc::new(TracedReply { tracer: self, note: id, request, inner: reply }) }
     }
@@ -117,6 +130,29 @@ impl Tracer {
         match checkpoint {
             Checkpointed::Sent { to, count } => to.iter().for_each(|to| print("Sending", name, &called(*to), *count)),
             Checkpointed::TakenOver { from, count } => print("Received", &called(*from), name, *count),
+        }
+    }
+
+    /// This replica of an `active` group is ready to answer clients, or not; or it has stored a request that came
+    /// before it is.
+    pub fn readiness(&self, readiness: &Readiness<'_>) {
+        let name = &self.name;
+        match readiness {
+            Readiness::Ready => log_sink::message(format_args!("i_am_ready_{name} = 1")),
+            Readiness::NotReady => log_sink::message(format_args!("i_am_ready_{name} = 0")),
+            Readiness::Stored { command } => {
+                // The latest of those with these bytes: it is being handed over.
+                let noted = |note: &Note| (note.request.clone(), note.client);
+                let Some((request, client)) = self.notes().iter().rfind(|note| note.bytes == *command).map(noted)
+                else {
+                    return;
+                };
+                let high_watermark = self.high_watermarks.lock().get(&client).copied().unwrap_or_default();
+                log_sink::message(format_args!(
+                    "i_am_ready_{name} = 0: stored <{request}, request>, high_watermark_request_num[C{client}] = \
+                     {high_watermark}"
+                ));
+            }
         }
     }
 
