@@ -35,8 +35,10 @@ pub(super) async fn carry(
     let carried = {
         let (from_dialler, to_dialler) = dialler.stream.split();
         let (from_target, to_target) = target.stream.split();
-        let forward = Direction { flow: |rules| rules.forward, record: Some(record), delivered: &link.forward_bytes };
-        let backward = Direction { flow: |rules| rules.backward, record: None, delivered: &link.backward_bytes };
+        let (delivered, lost) = (&link.forward_bytes, &link.lost);
+        let forward = Direction { flow: |rules| rules.forward, record: Some(record), delivered, lost };
+        let delivered = &link.backward_bytes;
+        let backward = Direction { flow: |rules| rules.backward, record: None, delivered, lost };
         tokio::try_join!(
             forward.pump(rules.clone(), random(0), early, from_dialler, to_target),
             backward.pump(rules, random(1), Vec::new(), from_target, to_dialler),

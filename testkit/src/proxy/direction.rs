@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::CHUNK_MAX_BYTES;
 use super::end::Cut;
+use super::frames::Frames;
 use super::record::{RECORDED_MAX_BYTES, Record};
 use super::rules::{Flow, Rules, Setting};
 
@@ -23,6 +24,7 @@ pub(super) struct Direction<'a> {
     pub(super) flow: fn(&Rules) -> Flow,
     pub(super) record: Option<Record>,
     pub(super) delivered: &'a AtomicU64,
+    pub(super) lost: &'a AtomicU64,
 }
 
 /// Bytes on their way, and when they may arrive.
@@ -97,8 +99,18 @@ impl Direction<'_> {
         mut write: WriteHalf<'_>,
     ) -> Result<(), Cut> {
         let mut left_bytes: Option<usize> = None;
-        while let Some(chunk) = waiting.recv().await {
+        let loses = |rules: &watch::Receiver<Setting>| match (self.flow)(&rules.borrow().rules) {
+            Flow::LoseFrames { permille } => Some(permille),
+            _ => None,
+        };
+        let mut frames = loses(&rules).map(|_| Frames::default());
+        while let Some(mut chunk) = waiting.recv().await {
             sleep_until(chunk.due).await;
+            if let Some(frames) = &mut frames {
+                let (bytes, lost) = frames.pass(&chunk.bytes, loses(&rules).unwrap_or(0), &mut random);
+                self.lost.fetch_add(lost, Ordering::Relaxed);
+                chunk.bytes = bytes;
+            }
             let mut rest = &chunk.bytes[..];
             while !rest.is_empty() {
                 let (count, pause) = match self.flow_now(&mut rules).await {
@@ -114,7 +126,9 @@ impl Direction<'_> {
                         *left -= count;
                         (count, Duration::ZERO)
                     }
-                    Flow::Pass | Flow::Late { .. } | Flow::Hold => (rest.len(), Duration::ZERO),
+                    Flow::Pass | Flow::Late { .. } | Flow::LoseFrames { .. } | Flow::Hold => {
+                        (rest.len(), Duration::ZERO)
+                    }
                 };
                 if count == 0 {
                     return Err(Cut);

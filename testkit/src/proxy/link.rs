@@ -19,6 +19,7 @@ pub(super) struct Link {
     pub(super) live: AtomicUsize,
     pub(super) accepted: AtomicU64,
     pub(super) reset: AtomicU64,
+    pub(super) lost: AtomicU64,
     pub(super) forward_bytes: AtomicU64,
     pub(super) backward_bytes: AtomicU64,
 }
@@ -36,6 +37,7 @@ impl Link {
             live: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             reset: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
             forward_bytes: AtomicU64::new(0),
             backward_bytes: AtomicU64::new(0),
         }

@@ -7,7 +7,8 @@
 //! Inside a TCP stream nothing is lost, doubled or reordered: the kernels see to that in any network. So *loss* here
 //! means what loss means to a program over TCP: silence ([`Flow::Hold`]; what was sent meanwhile arrives later, as by a
 //! kernel's retransmission) or the end of the connection, with the bytes under way lost ([`Flow::ResetAfter`],
-//! [`Gate::Shut`]). Old bytes come again on a connection of their own ([`Proxy::replay`]).
+//! [`Gate::Shut`]). A bus without such streams loses single messages: [`Flow::LoseFrames`] leaves whole frames of
+//! [`smr::codec`] out. Old bytes come again on a connection of their own ([`Proxy::replay`]).
 //! The listener always accepts; a dialler behind a cut link therefore sees a connection that is reset or silent, where
 //! a real network would leave its connection attempt unanswered.
 //!
@@ -18,6 +19,7 @@ mod accept;
 mod carry;
 mod direction;
 mod end;
+mod frames;
 mod link;
 mod record;
 mod replay;
@@ -63,6 +65,8 @@ pub struct Counts {
     pub live: usize,
     /// Connections that the proxy reset.
     pub reset: u64,
+    /// Frames left out, in both directions.
+    pub lost: u64,
     /// Bytes given to the target.
     pub forward_bytes: u64,
     /// Bytes given to the diallers.
@@ -139,6 +143,7 @@ impl Proxy {
             accepted: link.accepted.load(Ordering::Relaxed),
             live: link.live.load(Ordering::Relaxed),
             reset: link.reset.load(Ordering::Relaxed),
+            lost: link.lost.load(Ordering::Relaxed),
             forward_bytes: link.forward_bytes.load(Ordering::Relaxed),
             backward_bytes: link.backward_bytes.load(Ordering::Relaxed),
         }
