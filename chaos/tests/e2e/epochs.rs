@@ -15,10 +15,10 @@ use crate::scene::{ONLY, REFUSAL_TIMEOUT, SMALL, Scene, TIMEOUT};
 
 /// How long it may take until all are back. On a machine whose disk stands still now and then members are removed again
 /// and again, and each time the pause before they are taken back is twice as long.
-const WHOLE_TIMEOUT: Duration = Duration::from_secs(180);
+pub(crate) const WHOLE_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Waits until all replicas of the partition are members that have everything.
-fn wait_whole(scene: &Scene) {
+pub(crate) fn wait_whole(scene: &Scene) {
     let replicas = scene.nodes_of(ONLY).count();
     let whole = || {
         let leader = scene.leader(ONLY)?;

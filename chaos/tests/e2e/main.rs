@@ -5,6 +5,7 @@
 //! - [`directories`]: data directories that are emptied, swapped, opened twice; a replica that is far behind.
 //! - [`emptied`]: all directories of a group are emptied.
 //! - [`epochs`]: groups whose members the manager names, under load, while members and managers are killed.
+//! - [`active`]: groups whose clients send to all members: consoles, deaths, lost messages.
 //! - [`recovered`]: a group that has lost its majority for good goes on from one directory.
 //! - [`inputs`]: garbage on ports, lines and command lines.
 //! - [`fuzz`]: the fuzzer, against a cluster and against clients that lie.
@@ -27,6 +28,7 @@
 
 #![cfg(test)]
 
+mod active;
 mod agents;
 mod backup;
 mod chaos;
