@@ -6,7 +6,8 @@
 //! - *Leases.* Who is to leave is granted none any more from the moment on when that shows, and the decision waits
 //!   until the last grant is over. A fresh arbiter takes it that everybody was granted the longest one when it began.
 //! - *Restart.* A first that has restarted orders nothing before the next epoch, so it gets one.
-//! - *Promotion.* Of a star the first may be another complete member, if an operator wants that; a chain keeps its order.
+//! - *Promotion.* Of a star the first may be another complete member, if an operator wants that; a chain keeps its
+//!   order.
 //! - *Joining.* Who reports and is no member is brought up to date by the last member, one at a time, and is appended
 //!   as incomplete once that is done. Whoever was removed, or took too long while others waited, waits before, twice as
 //!   long after each time; those that failed least often come first.
@@ -204,9 +205,9 @@ impl Arbiter {
         ServiceWord { configuration: present.clone(), lease, feeds }
     }
 
-    /// An operator wants this replica to be the first. The next decision makes it that; one that comes in between ends the
-    /// wish. All that was ever committed is in its log, for it is complete; what was not yet may be lost with the change,
-    /// and whoever waits for it hears that its outcome is unknown.
+    /// An operator wants this replica to be the first. The next decision makes it that; one that comes in between ends
+    /// the wish. All that was ever committed is in its log, for it is complete; what was not yet may be lost with the
+    /// change, and whoever waits for it hears that its outcome is unknown.
     ///
     /// # Errors
     /// Why it cannot be.

@@ -12,8 +12,8 @@ pub struct Tuning {
     pub checkpoint_ms: u64,
     /// After this many entries it does so before that time has passed; at least 1.
     pub checkpoint_requests: u64,
-    /// A member of a group under a configuration service that is silent, or whose disk is, for this long is in the way of
-    /// the others; in milliseconds, at least two heartbeats.
+    /// A member of a group under a configuration service that is silent, or whose disk is, for this long is in the way
+    /// of the others; in milliseconds, at least two heartbeats.
     pub detection_ms: u64,
 }
 
