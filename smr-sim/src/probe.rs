@@ -188,6 +188,10 @@ impl Protocol for Core {
         self.raft.commit()
     }
 
+    fn disk_is_slow(&self) -> bool {
+        self.raft.disk_is_slow()
+    }
+
     fn held_by(&self, member: NodeId) -> Option<Index> {
         self.raft.held_by(member)
     }

@@ -226,6 +226,12 @@ pub trait Protocol: Send + 'static {
         None
     }
 
+    /// Whether this node has found its own disk to be a slow one, so that it leaves leading to others as long as they
+    /// can. Only those who watch ask for it.
+    fn disk_is_slow(&self) -> bool {
+        false
+    }
+
     /// The last entry that is known to be committed. Called after each batch.
     fn commit(&self) -> Index {
         self.status().commit

@@ -64,6 +64,7 @@ impl Canonical for Raft {
             timeout_us,
             pre_vote_backoff,
             bound_until,
+            disk_lag,
             healing: _,
             out,
         } = self;
@@ -72,6 +73,8 @@ impl Canonical for Raft {
         *timeout_us = settings.election_timeout_us;
         *pre_vote_backoff = None;
         *bound_until = BEFORE;
+        // It only puts off when this node stands.
+        *disk_lag = DiskLag::default();
         let Leadership { node, heard_at, lost_at, commit, believed } = leader;
         // What it named is only for those who watch.
         (*heard_at, *lost_at, *commit, *believed) = (None, None, Index::ZERO, node.is_some());
@@ -89,9 +92,8 @@ impl Canonical for Raft {
                 (*own_vote, *retry_at) = (WriteId(own_vote.0.saturating_sub(written)), BEFORE);
             }
             Role::Leader(leader) => {
-                let Leader { peers, reads: _, lease_state, transfer, heartbeat_at, disk_lag } = &mut **leader;
+                let Leader { peers, reads: _, lease_state, transfer, heartbeat_at } = &mut **leader;
                 *heartbeat_at = BEFORE;
-                *disk_lag = DiskLag::default();
                 lease_state.forget_time(BEFORE);
                 if let Some(LeadershipTransfer { target: _, deadline, told: _ }) = transfer {
                     *deadline = LATER;
@@ -126,6 +128,7 @@ impl Canonical for Raft {
             timeout_us: _,
             pre_vote_backoff,
             bound_until: _,
+            disk_lag: _,
             healing: _,
             out: _,
         } = self;
@@ -142,7 +145,7 @@ impl Canonical for Raft {
             }
             Role::Candidate(Candidate { granted, own_vote: _, retry_at: _ }) => *granted = renamed(granted, name),
             Role::Leader(leader) => {
-                let Leader { peers, reads: _, lease_state: _, transfer, heartbeat_at: _, disk_lag: _ } = &mut **leader;
+                let Leader { peers, reads: _, lease_state: _, transfer, heartbeat_at: _ } = &mut **leader;
                 let old: BTreeMap<NodeId, Progress> = std::mem::take(peers);
                 peers.extend(old.into_iter().map(|(node, progress)| (name(node), progress)));
                 if let Some(LeadershipTransfer { target, deadline: _, told: _ }) = transfer {

@@ -1,17 +1,23 @@
-//! Whether a leader's own disk keeps up with what its group commits.
+//! Whether a member's own disk keeps up with what its group commits.
 //!
 //! A quorum may do without the leader's copy, so a leader whose syncs are slow (and never hang, see `disk_stall_us`)
 //! would keep its role for ever and hold the group up with everything that waits for its own disk. How long a single
-//! write takes tells little: a large batch on a sound disk takes long too. What counts is whether the leader's disk has
-//! what the *others* had made durable a moment ago, and whether that stays so for seconds.
+//! write takes tells little: a large batch on a sound disk takes long too. What counts is whether this disk has what
+//! the *others* had made durable a moment ago, and whether that stays so for seconds.
+//!
+//! Every member looks, because one whose disk is slow should not come to lead in the first place: after it has handed
+//! over it stands for election only after the others had their chance, until its disk was seen to keep up for as long
+//! as it had to lag (E21). It does stand in the end: it may be the only one that has all that is committed.
 
 use std::collections::VecDeque;
 
 use super::settings::Settings;
+use super::{Raft, Role};
 use crate::entry::Index;
 use crate::protocol::Time;
 
-/// A leader's look at its own disk, once for each round of heartbeats.
+/// A member's look at its own disk: a leader's once for each round of heartbeats, a follower's once for each that it
+/// hears.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DiskLag {
     /// The commit index at earlier looks, oldest first. The first one is `disk_lag_us` old, once there are that many;
@@ -19,18 +25,27 @@ pub(super) struct DiskLag {
     commits: VecDeque<(Time, Index)>,
     /// Since when each look has found the disk to lag.
     since: Option<Time>,
+    /// It was found slow. For how long since it last lagged looks have found it to keep up while the group wrote, in
+    /// microseconds.
+    kept_up_us: Option<u64>,
 }
 
 impl DiskLag {
     /// Looks: the log is `durable` here, and committed up to `commit`. True if the disk has lagged for so long that the
     /// group is better off with another leader; then it begins to count again.
     pub(super) fn look(&mut self, now: Time, durable: Index, commit: Index, settings: &Settings) -> bool {
+        let since_last_us = self.commits.back().map(|(at, _)| now.since_us(*at));
+        // Heartbeats that were held up come all at once, and reads have rounds of their own.
+        if since_last_us.is_some_and(|us| us < settings.heartbeat_us / 2) {
+            return false;
+        }
         self.commits.push_back((now, commit));
         let is_old = |at: &Time| now.since_us(*at) >= settings.disk_lag_us;
         while self.commits.get(1).is_some_and(|(at, _)| is_old(at)) {
             self.commits.pop_front();
         }
-        let lags = self.commits.front().is_some_and(|(at, commit)| is_old(at) && durable < *commit);
+        let before = self.commits.front().filter(|(at, _)| is_old(at)).map(|(_, commit)| *commit);
+        let lags = before.is_some_and(|before| durable < before);
         let since = *self.since.get_or_insert(now);
         if !lags {
             self.since = None;
@@ -39,7 +54,54 @@ impl DiskLag {
         if gives_way {
             self.since = None;
         }
+        if lags && (gives_way || self.is_slow()) {
+            self.found_slow();
+        } else if let (Some(kept_up_us), Some(before)) = (&mut self.kept_up_us, before)
+            && before < commit
+        {
+            // An idle disk proves nothing, nor does a long silence.
+            *kept_up_us += since_last_us.unwrap_or(0).min(settings.disk_lag_us);
+            if *kept_up_us >= settings.disk_lag_timeout_us {
+                self.kept_up_us = None;
+            }
+        }
         gives_way
+    }
+
+    /// Its disk is taken for a slow one until it is seen to keep up.
+    pub(super) fn found_slow(&mut self) {
+        self.kept_up_us = Some(0);
+    }
+
+    /// Whether it was found slow, and has not kept up for long enough since.
+    pub(super) fn is_slow(&self) -> bool {
+        self.kept_up_us.is_some()
+    }
+
+    /// A leader begins: that its disk lagged before says nothing of how it leads, but it stays a slow one.
+    pub(super) fn begin_again(&mut self) {
+        *self = DiskLag { kept_up_us: self.kept_up_us, ..DiskLag::default() };
+    }
+}
+
+impl Raft {
+    /// A follower looks at its own disk. What its commit index says is durable with a quorum, and in its log in memory.
+    pub(super) fn look_at_disk(&mut self) {
+        if let Role::Follower(_) = self.role {
+            self.disk_lag.look(self.now, self.out.durable(), self.commit, &self.settings);
+        }
+    }
+
+    /// How much longer than others this member waits before it stands because its leader's connection broke, in
+    /// microseconds: many times what they need to ask each other.
+    pub(super) fn stands_back_us(&self) -> u64 {
+        if self.disk_lag.is_slow() { self.settings.election_timeout_us } else { 0 }
+    }
+
+    /// How long a follower waits for its leader to speak, in microseconds. Those who stand back let all others'
+    /// timeouts pass first, which are below 2 T.
+    pub(super) fn patience_us(&self) -> u64 {
+        self.timeout_us + 2 * self.stands_back_us()
     }
 }
 
@@ -88,5 +150,51 @@ mod tests {
             lag.look(Time(look * HEARTBEAT_US), Index(look), Index(look), &Settings::default());
         }
         assert!(lag.commits.len() <= 5, "{}", lag.commits.len());
+    }
+
+    /// The state after looks at a disk that is this many looks behind at each of them.
+    fn seen(behind: &[u64]) -> DiskLag {
+        let mut lag = DiskLag::default();
+        for (look, behind) in (0..).zip(behind) {
+            let durable = Index(10 * u64::saturating_sub(look, *behind));
+            lag.look(Time(look * HEARTBEAT_US), durable, Index(10 * look), &Settings::default());
+        }
+        lag
+    }
+
+    // covers E21 D12
+    #[test]
+    fn disk_found_slow_stays_so_until_it_has_kept_up_for_as_long_as_it_had_to_lag() {
+        let looks = (Settings::default().disk_lag_timeout_us / HEARTBEAT_US) as usize;
+        let slow = vec![10; looks + 10];
+        assert!(seen(&slow).is_slow());
+        let after = |sound: usize| [slow.clone(), vec![0; sound]].concat();
+        assert!(seen(&after(looks - 2)).is_slow());
+        assert!(!seen(&after(looks + 2)).is_slow());
+        let again = [after(looks - 2), vec![10; 5], vec![0; looks - 2]].concat();
+        assert!(seen(&again).is_slow(), "one moment in between, and the time begins again");
+    }
+
+    #[test]
+    fn idle_disk_that_was_slow_is_not_known_to_be_sound() {
+        let settings = Settings::default();
+        let mut lag = DiskLag::default();
+        lag.found_slow();
+        for look in 0..1000 {
+            lag.look(Time(look * HEARTBEAT_US), Index(7), Index(7), &settings);
+        }
+        assert!(lag.is_slow());
+        lag.begin_again();
+        assert!(lag.is_slow(), "nor does it become sound by leading");
+    }
+
+    // covers E18 I17
+    #[test]
+    fn heartbeats_that_come_at_once_are_one_look() {
+        let mut lag = DiskLag::default();
+        for _ in 0..10_000 {
+            assert!(!lag.look(Time(5_000_000), Index(0), Index(9), &Settings::default()));
+        }
+        assert_eq!(lag.commits.len(), 1);
     }
 }

@@ -16,7 +16,7 @@ impl Raft {
 
     /// Gives up every other role. A follower stays as it is: seeing a term must not put off its own election (§5.2).
     pub(super) fn become_follower(&mut self) {
-        let election_at = self.now.plus_us(self.timeout_us);
+        let election_at = self.now.plus_us(self.patience_us());
         let follower = Role::Follower(Follower { election_at, campaign_at: None });
         match &mut self.role {
             Role::Follower(_) => {}
@@ -48,7 +48,7 @@ impl Raft {
 
     /// Waits a whole timeout again, from now.
     pub(super) fn restart_election_timer(&mut self) {
-        let election_at = self.now.plus_us(self.timeout_us);
+        let election_at = self.now.plus_us(self.patience_us());
         if let Role::Follower(follower) = &mut self.role {
             *follower = Follower { election_at, campaign_at: None };
         }
@@ -76,7 +76,7 @@ impl Raft {
         if matches!(self.role, Role::PreCandidate(_)) {
             self.become_follower();
         }
-        self.campaign_soon(0);
+        self.campaign_soon(self.stands_back_us());
     }
 
     /// The election timer, and the one that fast failover sets.

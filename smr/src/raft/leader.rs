@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use super::control::{Change, ChangeRefused, TransferRefused};
-use super::disk_lag::DiskLag;
 use super::lease::LeaseState;
 use super::message::Body;
 use super::progress::{Pace, Progress};
@@ -40,8 +39,8 @@ impl Raft {
             lease_state: LeaseState::from(self.now),
             transfer: None,
             heartbeat_at: self.now.plus_us(self.settings.heartbeat_us),
-            disk_lag: DiskLag::default(),
         }));
+        self.disk_lag.begin_again();
         self.track_members();
         // The first entry of the term is what makes it possible to commit those of earlier ones (§5.4.2, §8).
         self.append_own(vec![Payload::Noop]);
@@ -256,6 +255,7 @@ impl Raft {
         } else if let Some((for_us, successor)) = self.disk_stalled_for_us() {
             let cause = StandDown::DiskStalled { for_us, successor };
             self.out.effects.events.push(Event::StandsDown { cause });
+            self.disk_lag.found_slow();
             self.hand_over_and_follow(Some(successor));
         } else {
             self.send_heartbeats();
@@ -305,8 +305,8 @@ impl Raft {
     /// passed.
     fn give_way_if_disk_lags(&mut self) {
         let (now, durable) = (self.now, self.out.durable());
-        let Role::Leader(leader) = &mut self.role else { return };
-        if leader.transfer.is_some() || !leader.disk_lag.look(now, durable, self.commit, &self.settings) {
+        let Role::Leader(leader) = &self.role else { return };
+        if leader.transfer.is_some() || !self.disk_lag.look(now, durable, self.commit, &self.settings) {
             return;
         }
         let has_more =

@@ -130,6 +130,8 @@ pub struct Raft {
     pre_vote_backoff: Option<PreVoteBackoff>,
     /// Until then this node is bound by a lease that it granted.
     bound_until: Time,
+    /// Whether its own disk keeps up with the group.
+    disk_lag: DiskLag,
     /// It lacks entries that it may have acknowledged, and is silent.
     healing: Option<Healing>,
     out: Outbox<Message>,
@@ -187,7 +189,6 @@ struct Leader {
     lease_state: LeaseState,
     transfer: Option<LeadershipTransfer>,
     heartbeat_at: Time,
-    disk_lag: DiskLag,
 }
 
 /// What is known of the present term's leader.
@@ -254,6 +255,7 @@ impl Raft {
             pre_vote_backoff: None,
             // It may have granted one right before it ended (E17).
             bound_until: now.plus_us(hard_state.lease_us),
+            disk_lag: DiskLag::default(),
             healing: None,
             out,
         };
@@ -342,6 +344,7 @@ impl Raft {
                 self.receive_commit(from, commit);
                 // What all have durably they keep, whoever leads later.
                 self.held_by_all = self.held_by_all.max(held_by_all);
+                self.look_at_disk();
                 self.answer_heartbeat(from, round, lease);
             }
             Body::Commit { last } => self.receive_commit(from, last),
@@ -616,6 +619,10 @@ impl Protocol for Raft {
 
     fn leader_heard(&self) -> Option<(Time, Index)> {
         Some((self.leader.heard_at?, self.leader.commit))
+    }
+
+    fn disk_is_slow(&self) -> bool {
+        self.disk_lag.is_slow()
     }
 
     fn held_by(&self, member: NodeId) -> Option<Index> {

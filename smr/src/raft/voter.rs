@@ -18,6 +18,7 @@ impl Raft {
         // A campaign of ours would now only split the vote.
         let backoff_us = self.settings.failover_backoff_us;
         let backoff = PreVoteBackoff { granted_to: from, last, until: self.now.plus_us(backoff_us) };
+        let backoff_us = backoff_us.max(self.stands_back_us());
         match &mut self.role {
             Role::PreCandidate(_) => {
                 self.become_follower();

@@ -41,6 +41,27 @@ fn leader_whose_disk_is_slow_for_seconds_hands_over() {
     }
 }
 
+// covers E21 D12: it has handed over, and its disk is as slow as before.
+#[test]
+fn leader_whose_disk_is_slow_does_not_lead_again_while_others_can() {
+    for seed in 0..8 {
+        let mut cluster = Cluster::new(seed, 5, 3, 2);
+        cluster.run_for(2_000_000);
+        let slow = cluster.some_leader();
+        cluster.slow_disk(slow, 400_000, Time(u64::MAX));
+        for _ in 0..2 {
+            let former = cluster.some_leader();
+            if former != slow {
+                cluster.crash_for(former, false, Some(2_000_000));
+            }
+            cluster.run_until_that(8_000_000, "another leader", |group| group.leader().is_some_and(|l| l != former));
+            assert_ne!(cluster.leader(), Some(slow), "seed {seed}: three others could lead");
+            cluster.run_for(4_000_000);
+        }
+        cluster.calm_down();
+    }
+}
+
 // covers E22: the quorum's disks decide how fast a group writes, not the leader's.
 #[test]
 fn leader_whose_syncs_take_50_ms_writes_as_fast_as_its_followers() {
