@@ -90,7 +90,10 @@ pub(super) fn run<P: Protocol, S: StateMachine>(
         let done = batch.flush().map_err(|error| format!("disk failed: {error}"))?;
         meters.sync_began.clear();
         // What has nothing to sync would make the disk look fast.
-        began.filter(|_| writes).into_iter().for_each(|began| meters.syncs.record(began.elapsed()));
+        if let Some(took) = began.filter(|_| writes).map(|began| began.elapsed()) {
+            meters.syncs.record(took);
+            meters.recent_syncs.record(took);
+        }
         for write in done {
             let (id, messages) = write.durable();
             for envelope in messages {

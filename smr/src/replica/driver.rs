@@ -308,6 +308,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
             (&meters.requests_held, self.turns.held() as u64),
             (&meters.applied, applied.0),
             (&meters.checkpoint_count, engine.checkpoint_count().unwrap_or(0)),
+            (&meters.disk_is_slow, u64::from(engine.core().disk_is_slow())),
         ] {
             meter.store(value, Ordering::Relaxed);
         }
@@ -354,7 +355,16 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     /// Applies and answers, for as long as a turn that began at `began` may take.
     fn work(&mut self, began: Time) {
         let clock = self.clock;
-        self.turns.work(|| clock.now().since_us(began) < WORK_PER_TURN_MAX_US);
+        let before = self.turns.engine().applied().index;
+        let mut worked_until = began;
+        self.turns.work(|| {
+            worked_until = clock.now();
+            worked_until.since_us(began) < WORK_PER_TURN_MAX_US
+        });
+        let applied = self.turns.engine().applied().index.0.saturating_sub(before.0);
+        if let Some(each_us) = worked_until.since_us(began).checked_div(applied) {
+            self.meters.recent_applies.record(Duration::from_micros(each_us));
+        }
     }
 
     /// Does what the engine asks, in order.

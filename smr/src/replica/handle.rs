@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
@@ -12,7 +13,7 @@ use crate::entry::{GenesisHash, Index};
 use crate::fatal::{Lifeline, ReplicaFailure};
 use crate::id::{ClusterId, Disqualified, Incarnation, StartTrail};
 use crate::replica::engine::BUSY_RETRY_MS;
-use crate::replica::metrics::{Meters, ReplicaMetrics};
+use crate::replica::metrics::{Meters, ReplicaMetrics, ReplicaPace};
 use crate::replica::turn_executor::ExecuteTurns;
 use crate::replica::{Outcome, ReplySink, ReplyTo, Request, Submit, Tuning};
 use crate::storage::Witness;
@@ -154,6 +155,13 @@ impl ReplicaHandle {
     /// What its parts have counted. Waits for no one, and answers also while the replica hangs.
     pub fn metrics(&self) -> ReplicaMetrics {
         ReplicaMetrics { requests_queued: self.requests.len() as u64, ..self.meters.read() }
+    }
+
+    /// How long things took since this was last called. For one caller, who looks about once in a while of
+    /// `known_after`: what has been under way for longer counts as far as it has come. Waits for no one, and answers
+    /// also while the replica hangs.
+    pub fn take_pace(&self, known_after: Duration) -> ReplicaPace {
+        self.meters.take_pace(known_after)
     }
 
     /// Goes by other limits from now on, also in later incarnations of the directory in this process. The same again

@@ -184,8 +184,11 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
         *site.facts.present() =
             Present { incarnation: node.incarnation, start: store.start, genesis: initialized, retired: None };
         let transport = Arc::new(transport);
-        let watched = Arc::downgrade(&transport);
-        site.meters.watch_transport(move || watched.upgrade().map(|transport| transport.stats()));
+        let (watched, timed) = (Arc::downgrade(&transport), Arc::downgrade(&transport));
+        site.meters.watch_transport(
+            move || watched.upgrade().map(|transport| transport.stats()),
+            move |known_after| timed.upgrade().map(|transport| transport.take_round_trips(known_after)),
+        );
         Ok(IncarnationRun { number, store, quarantine, files, state, inputs, transport, genesis, site })
     }
 

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::durations::{DurationCounts, Durations};
+use crate::durations::{DurationCounts, Durations, Recent, RecentCounts};
 use crate::entry::Index;
+use crate::id::ReplicaId;
 use crate::transport::TransportStats;
 
 /// What was counted until some moment, and how full the queues were then. Counts begin with the process; those of the
@@ -62,6 +63,20 @@ pub struct ReplicaMetrics {
     /// `checkpoint_count` in a group that has checkpoints: at the primary the number of its next one, at a backup that
     /// of the last one that has become its state.
     pub checkpoint_count: Option<u64>,
+    /// It has found its own disk to be a slow one, and leaves leading to others as long as they can.
+    pub disk_is_slow: bool,
+}
+
+/// How long things took since this was last taken ([`take_pace`](crate::replica::ReplicaHandle::take_pace)).
+#[derive(Clone, Debug, Default)]
+pub struct ReplicaPace {
+    /// Syncs of the disk, with the writes before them.
+    pub syncs: RecentCounts,
+    /// What applying took for each entry, of turns that applied any.
+    pub applies: RecentCounts,
+    /// From a ping to its answer, for each other replica that is connected or was: the network both ways, and how soon
+    /// the process there reads what has come. One that waits for its answer counts with the time that it has waited.
+    pub round_trips: Vec<(ReplicaId, RecentCounts)>,
 }
 
 type Read<T> = dyn Fn() -> Option<T> + Send + Sync;
@@ -107,6 +122,8 @@ impl Moment {
 #[derive(Default)]
 pub(super) struct Meters {
     pub(super) syncs: Durations,
+    pub(super) recent_syncs: Recent,
+    pub(super) recent_applies: Recent,
     pub(super) sync_began: Moment,
     pub(super) turn_ended: Moment,
     pub(super) applied: AtomicU64,
@@ -125,11 +142,19 @@ pub(super) struct Meters {
     pub(super) violations: AtomicU64,
     /// 0 in a group that has none.
     pub(super) checkpoint_count: AtomicU64,
+    /// 1 if it is.
+    pub(super) disk_is_slow: AtomicU64,
     /// How many inputs wait, and their bytes.
     pub(super) inputs: OnceLock<Box<Read<(usize, usize)>>>,
     /// Of the present incarnation.
     pub(super) transport: Mutex<Option<Arc<Read<TransportStats>>>>,
+    pub(super) round_trips: Mutex<Option<Arc<TakeRoundTrips>>>,
 }
+
+type TakeRoundTrips = dyn Fn(Duration) -> Option<RoundTrips> + Send + Sync;
+
+/// For each other replica.
+pub(super) type RoundTrips = Vec<(ReplicaId, RecentCounts)>;
 
 impl Meters {
     /// Everything but the queue of requests.
@@ -160,12 +185,33 @@ impl Meters {
             messages_refused: of(&self.messages_refused),
             violations: of(&self.violations),
             checkpoint_count: Some(of(&self.checkpoint_count)).filter(|count| *count > 0),
+            disk_is_slow: of(&self.disk_is_slow) > 0,
+        }
+    }
+
+    /// What took how long since this was last taken. A sync that goes on for longer than `known_after` counts with the
+    /// time that it has taken so far: a disk that hangs finishes none.
+    pub(super) fn take_pace(&self, known_after: Duration) -> ReplicaPace {
+        let mut syncs = self.recent_syncs.take();
+        if let Some(under_way) = self.sync_began.ago().filter(|under_way| *under_way >= known_after) {
+            syncs = syncs.with(under_way);
+        }
+        let round_trips = self.round_trips.lock().clone();
+        ReplicaPace {
+            syncs,
+            applies: self.recent_applies.take(),
+            round_trips: round_trips.and_then(|take| take(known_after)).unwrap_or_default(),
         }
     }
 
     /// From now on the transport's counts come from there.
-    pub(super) fn watch_transport(&self, read: impl Fn() -> Option<TransportStats> + Send + Sync + 'static) {
+    pub(super) fn watch_transport(
+        &self,
+        read: impl Fn() -> Option<TransportStats> + Send + Sync + 'static,
+        round_trips: impl Fn(Duration) -> Option<RoundTrips> + Send + Sync + 'static,
+    ) {
         *self.transport.lock() = Some(Arc::new(read));
+        *self.round_trips.lock() = Some(Arc::new(round_trips));
     }
 }
 

@@ -87,7 +87,7 @@ pub use configuration_source::*;
 #[cfg(feature = "node")]
 pub use handle::ReplicaHandle;
 #[cfg(feature = "node")]
-pub use metrics::ReplicaMetrics;
+pub use metrics::{ReplicaMetrics, ReplicaPace};
 #[cfg(feature = "node")]
 pub use opening::Opened;
 #[cfg(feature = "node")]

@@ -61,6 +61,7 @@ use self::refusals::Refusals;
 use self::snapshot::{Receiving, Sends};
 use self::stats::Counters;
 use crate::codec;
+use crate::durations::RecentCounts;
 use crate::entry::{EntryId, GenesisHash};
 use crate::epoch::GroupKind;
 use crate::id::{ClusterId, Disqualified, GroupName, Incarnation, NodeId, ReplicaId, StartTrail};
@@ -434,6 +435,13 @@ impl<M> Transport<M> {
     pub fn commands_of(&self, node: NodeId) -> Option<CommandVersions> {
         let theirs = self.shared.theirs.lock();
         theirs.get(&node.name).filter(|(met, _)| *met == node).map(|(_, commands)| *commands)
+    }
+
+    /// How long pings to each peer took since this was last called; see
+    /// [`ReplicaPace`](crate::replica::ReplicaPace::round_trips).
+    pub fn take_round_trips(&self, known_after: Duration) -> Vec<(ReplicaId, RecentCounts)> {
+        let of = |(&name, peer): (&ReplicaId, &Arc<Peer<M>>)| (name, peer.take_round_trips(known_after));
+        self.shared.all_peers().iter().map(of).collect()
     }
 
     /// What was counted since the start.

@@ -24,6 +24,7 @@ use tokio::time::{MissedTickBehavior, interval_at, sleep};
 use super::handshake::{self, Greeting, HANDSHAKE_PAYLOAD_MAX_BYTES, HandshakeError, Met, Purpose, kind};
 use super::{EVENT_RETRY_MS, Lane, PINGS_MISSED_MAX, Shared, TransportEvent};
 use crate::codec;
+use crate::durations::{Recent, RecentCounts};
 use crate::id::{Incarnation, NodeId, ReplicaId};
 use crate::reach;
 use crate::wire::{self, BUFFER_KEEP_MAX_BYTES, FrameReader, WireError};
@@ -56,6 +57,42 @@ pub(super) struct Peer<M> {
     work: Notify,
     /// The dialler's pause is cut short by this: the peer was seen alive.
     seen: Notify,
+    round_trips: RoundTrips,
+}
+
+/// How long pings to a peer take to be answered.
+#[derive(Default)]
+struct RoundTrips {
+    recent: Recent,
+    /// When the ping left that is timed now.
+    left_at: Mutex<Option<Instant>>,
+}
+
+/// Which ping of a connection is timed: one at a time, however late answers are.
+#[derive(Default)]
+struct TimedPing {
+    sent: u64,
+    answered: u64,
+    timed: Option<(u64, Instant)>,
+}
+
+impl TimedPing {
+    fn sent(&mut self, of: &RoundTrips) {
+        self.sent += 1;
+        if self.timed.is_none() {
+            let now = Instant::now();
+            self.timed = Some((self.sent, now));
+            *of.left_at.lock() = Some(now);
+        }
+    }
+
+    fn answered(&mut self, of: &RoundTrips) {
+        self.answered += 1;
+        if let Some((_, left_at)) = self.timed.take_if(|(number, _)| *number <= self.answered) {
+            of.recent.record(left_at.elapsed());
+            *of.left_at.lock() = None;
+        }
+    }
 }
 
 struct Outbox<M> {
@@ -127,6 +164,7 @@ impl<M> Peer<M> {
             outbox: Mutex::new(outbox),
             work: Notify::new(),
             seen: Notify::new(),
+            round_trips: RoundTrips::default(),
         }
     }
 
@@ -152,6 +190,13 @@ impl<M> Peer<M> {
     /// How many bytes wait in the bulk lane.
     pub(super) fn bulk_bytes(&self) -> usize {
         self.outbox.lock().bulk.bytes
+    }
+
+    /// How long pings took since this was last called. One that has waited for `known_after` counts as well.
+    pub(super) fn take_round_trips(&self, known_after: Duration) -> RecentCounts {
+        let taken = self.round_trips.recent.take();
+        let waits = self.round_trips.left_at.lock().map(|at| at.elapsed()).filter(|waits| *waits >= known_after);
+        waits.map_or(taken, |waits| taken.with(waits))
     }
 
     /// The version of the connection, if there is one.
@@ -252,6 +297,7 @@ impl<M> Peer<M> {
 
     /// Returns how many messages were waiting, and are lost.
     fn disconnect(&self) -> usize {
+        *self.round_trips.left_at.lock() = None;
         let mut outbox = self.outbox.lock();
         outbox.connected = None;
         outbox.direct = Weak::new();
@@ -413,6 +459,7 @@ where
     // After a pause of the process one ping is due, not all that were missed (E18).
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut unanswered = 0;
+    let mut pings = TimedPing::default();
     let mut announced = shared.emit(TransportEvent::Connected { peer: node });
     let mut batch = Vec::new();
     let mut buffer = Vec::new();
@@ -423,7 +470,10 @@ where
             biased;
             // Only pongs come back; above all, this is how the end of the connection is noticed while nothing is sent.
             frame = reader.next() => match frame {
-                Ok(Some(frame)) if frame.kind == kind::PONG => unanswered = 0,
+                Ok(Some(frame)) if frame.kind == kind::PONG => {
+                    unanswered = 0;
+                    pings.answered(&peer.round_trips);
+                }
                 Ok(Some(frame)) => {
                     shared.counters.closed_for_violations.add(1);
                     let what = format!("a frame of kind {:#x} on a connection that is not for it", frame.kind);
@@ -442,6 +492,7 @@ where
                 }
                 peer.claim(&mut buffer);
                 push_empty_frame(&mut buffer, kind::PING);
+                pings.sent(&peer.round_trips);
             }
             () = async { sleep(Duration::from_millis(EVENT_RETRY_MS)).await }, if !announced => {
                 announced = shared.emit(TransportEvent::Connected { peer: node });
@@ -534,6 +585,23 @@ mod tests {
         assert_eq!(peer.push(LIFE, 2, Lane::Bulk, 1), Pushed::Unconnected);
         peer.connect(LIFE, 5, Weak::new());
         assert!(taken(&peer).is_empty());
+    }
+
+    #[test]
+    fn ping_is_timed_until_its_own_answer_and_counts_while_it_waits() {
+        let peer = peer();
+        let mut pings = TimedPing::default();
+        pings.sent(&peer.round_trips);
+        assert_eq!(peer.take_round_trips(Duration::from_secs(60)).count, 0, "not yet late");
+        assert_eq!(peer.take_round_trips(Duration::ZERO).count, 1);
+        // The second one is sent while the first is timed.
+        pings.sent(&peer.round_trips);
+        pings.answered(&peer.round_trips);
+        pings.answered(&peer.round_trips);
+        assert_eq!(peer.take_round_trips(Duration::ZERO).count, 1);
+        pings.sent(&peer.round_trips);
+        peer.disconnect();
+        assert_eq!(peer.take_round_trips(Duration::ZERO).count, 0, "no one waits for it any more");
     }
 
     // covers N8
