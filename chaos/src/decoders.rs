@@ -43,6 +43,7 @@ use smr::state_machine::{Answer, Image, StateMachine};
 use smr::version::ImageVersions;
 use smr::wire::FrameReader;
 use smr_service::args;
+use smr_service::pace::{Level, Measure, Metric, PaceReport, judge};
 use smr_sim::journal;
 use smr_sim::virtual_disk::{Loss, VirtualDisk};
 
@@ -490,6 +491,11 @@ fn client_frames(bytes: &[u8]) {
     decode::<frames::RequestFrame>(bytes);
     decode::<frames::ResponseFrame>(bytes);
     decode::<ClusterMap>(bytes);
+    if let Ok(report) = PaceReport::decode(bytes) {
+        assert_eq!(PaceReport::decode(&report.encode()), Ok(report.clone()));
+        // Whoever asks goes by it at once.
+        judge(&[(0, &report), (1, &report), (2, &report)]);
+    }
 }
 
 fn registration(partition: u16) -> Registration {
@@ -522,7 +528,15 @@ fn sound_client_frames() -> Vec<Vec<u8>> {
         ask(ClientRequest::Register(registration)),
         body(ClientResponse::Map(Box::new(cluster_map()))),
         body(ClientResponse::Answer(Bytes::from_static(b"answer"))),
+        pace_report().encode().to_vec(),
     ]
+}
+
+fn pace_report() -> PaceReport {
+    let level = Some(Level { average: 3, min: 1, max: 1 << 40 });
+    let measure = |metric, peer| Measure { metric, peer, normal: level, present: level };
+    let measures = vec![measure(Metric::Sync, None), measure(Metric::Network, Some(2))];
+    PaceReport { leads: true, stands_back: false, watched_s: 600, measures }
 }
 
 /// Commands, queries and answers of the map, and its image in a snapshot (G6: whatever is decoded, a key belongs to one

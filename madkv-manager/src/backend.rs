@@ -15,6 +15,7 @@ use smr::epoch_service::MemberReport;
 use smr::id::{ClusterId, ReplicaId};
 use smr::replica::{Outcome, ReplicaHandle, ReplyTo, Request, Submit};
 use smr_service::listener::Backend;
+use smr_service::pace::Pace;
 use tokio::runtime::Handle;
 
 use crate::epochs::{EpochService, report_of};
@@ -33,6 +34,7 @@ pub struct ManagerBackend {
     epoch: AtomicU64,
     heard: Arc<Heard>,
     epochs: Arc<EpochService>,
+    pace: Pace,
 }
 
 impl ManagerBackend {
@@ -42,8 +44,9 @@ impl ManagerBackend {
         runtime: Handle,
         heard: Arc<Heard>,
         epochs: Arc<EpochService>,
+        pace: Pace,
     ) -> ManagerBackend {
-        ManagerBackend { replica, runtime, epoch: AtomicU64::new(0), heard, epochs }
+        ManagerBackend { replica, runtime, epoch: AtomicU64::new(0), heard, epochs, pace }
     }
 }
 
@@ -65,6 +68,7 @@ impl Backend for ManagerBackend {
     fn ask(&self, ask: ClientRequest, _epoch: u64, reply: ReplyTo) -> Option<ClientResponse> {
         match request_of(ask) {
             Ok(Asked::One(request)) => self.replica.queue(request, reply),
+            Ok(Asked::Pace) => return Some(ClientResponse::Answer(self.pace.report().encode())),
             Ok(Asked::Report(report)) => {
                 let (replica, heard) = (self.replica.clone(), Arc::clone(&self.heard));
                 // As many at a time as requests may be under way on the connections.
@@ -140,6 +144,8 @@ async fn take_report(replica: &ReplicaHandle, heard: &Heard, report: AgentReport
 pub enum Asked {
     /// One request to the replica.
     One(Request),
+    /// How fast the parts of this replica are.
+    Pace,
     /// An agent's report.
     Report(AgentReport),
     /// The report of a member of a group whose members are named here.
@@ -221,6 +227,7 @@ fn control(request: &[u8]) -> Result<Asked, String> {
             let (why, at_unix_ms) = (BY_OPERATOR.to_owned(), now_unix_ms());
             Request::Idempotent { command: encode(&Command::GiveUpMove { id, why, unable: None, at_unix_ms }) }
         }
+        ControlRequest::Pace => return Ok(Asked::Pace),
         ControlRequest::Membership => Request::Read { query: encode(&Query::Membership) },
         // They never change once there is a map.
         ControlRequest::Kinds => Request::LocalRead { query: encode(&Query::Kinds) },

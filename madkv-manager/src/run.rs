@@ -10,6 +10,7 @@ use smr_service::fatal::{StderrReports, end_with};
 use smr_service::http::{ReplicaSurface, Served, Whom};
 use smr_service::listener::{Listener, ListenerLimits};
 use smr_service::notify;
+use smr_service::pace::Pace;
 use smr_service::process::{self, Fatal, Signals};
 use smr_service::recover::{self, RecoverFlags};
 use smr_service::serve::serve_until_signal;
@@ -62,7 +63,9 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     end_with(runtime.handle(), replica.clone());
     let heard = Arc::new(Heard::default());
     let epochs = Arc::new(EpochService::new(plan.reads.1, plan.rejoin_pause_max));
-    let backend = ManagerBackend::new(replica.clone(), runtime.handle().clone(), Arc::clone(&heard), epochs.clone());
+    let pace = Pace::keep(runtime.handle(), replica.clone());
+    let (handle, heard_too) = (runtime.handle().clone(), Arc::clone(&heard));
+    let backend = ManagerBackend::new(replica.clone(), handle, heard_too, epochs.clone(), pace.clone());
     let backend = Arc::new(backend);
     let (limits, meter) = (ListenerLimits::default(), surface.as_ref().map(ReplicaSurface::requests));
     let listener = Listener::open_counted(runtime.handle(), listener, backend, limits, meter)
@@ -75,6 +78,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
             probe: encode(&Query::Map),
             // No map names managers: those who came say where they found it.
             advertised: Box::new(move || watch.reached_at().map(|address| address.to_string())),
+            pace,
             complete: Box::new(|_| {}),
         });
     }

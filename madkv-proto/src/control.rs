@@ -125,6 +125,9 @@ pub enum ControlRequest {
         /// Who is to be first.
         replica: u16,
     },
+    /// How fast the parts of this manager replica are. Any answers, for itself, with a
+    /// [`PaceReport`](smr_service::pace::PaceReport) and nothing around it.
+    Pace,
 }
 
 /// Where a replica is.

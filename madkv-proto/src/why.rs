@@ -49,6 +49,9 @@ pub enum WhyRequest {
         /// The command.
         command: Bytes,
     },
+    /// How fast the parts of this replica are. Answered with a [`PaceReport`](smr_service::pace::PaceReport), by the
+    /// process itself, also while its replica hangs.
+    Pace,
 }
 
 /// The answer to a write, and how long it was at the server.

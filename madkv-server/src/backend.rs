@@ -1,6 +1,6 @@
 //! What is checked before a request is replicated: that it makes sense, is not too large, and belongs here.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use madkv_proto::command::{Command, Query};
@@ -16,6 +16,7 @@ use smr::id::{ClusterId, ReplicaId};
 use smr::replica::{ReplicaHandle, ReplyTo, Request, Submit};
 use smr::status::{Advertised, ReplicaStatus};
 use smr_service::listener::{Backend, Label};
+use smr_service::pace::Pace;
 
 use crate::map::JudgesKeys;
 use crate::trace::{self, Tracer};
@@ -106,6 +107,8 @@ pub struct ServerBackend<R = ReplicaHandle> {
     judges_keys: JudgesKeys,
     advertised: RwLock<Advertised>,
     all_take_writes: bool,
+    /// Said once the process measures.
+    pace: OnceLock<Pace>,
 }
 
 impl<R: Submit> ServerBackend<R> {
@@ -123,6 +126,7 @@ impl<R: Submit> ServerBackend<R> {
             judges_keys,
             advertised,
             all_take_writes: false,
+            pace: OnceLock::new(),
         }
     }
 
@@ -130,6 +134,12 @@ impl<R: Submit> ServerBackend<R> {
     pub fn of_kind(mut self, kind: GroupKind) -> ServerBackend<R> {
         self.all_take_writes = kind.epochs().is_some_and(EpochKind::all_take_writes);
         self
+    }
+
+    /// Tells from now on how fast the parts of the replica are. Said once.
+    pub fn tells_pace(&self, pace: Pace) {
+        // A process has one.
+        let _ = self.pace.set(pace);
     }
 
     /// Goes by `map` from now on, if it is newer. Returns whether it is (G2).
@@ -171,6 +181,12 @@ impl<R: Submit> ServerBackend<R> {
             Ok(Asked::AskSlots(query)) => {
                 self.replica.queue(Request::Read { query }, reply);
                 return None;
+            }
+            Ok(Asked::Pace) => {
+                return Some(match self.pace.get() {
+                    Some(pace) => ClientResponse::Answer(pace.report().encode()),
+                    None => ClientResponse::Refused("nothing is measured yet".to_owned()),
+                });
             }
             Ok(Asked::Settle(ask)) => {
                 let settled = settled(ask, self.routed(u64::MAX), &self.owned());

@@ -17,6 +17,7 @@ use smr_service::fatal::{StderrReports, end_with};
 use smr_service::http::{ReplicaSurface, Served, Whom};
 use smr_service::listener::{Listener, ListenerLimits};
 use smr_service::notify;
+use smr_service::pace::Pace;
 use smr_service::process::{self, Fatal, Signals, jittered, say};
 use smr_service::recover::{self, RecoverFlags};
 use smr_service::serve::serve_until_signal;
@@ -171,6 +172,8 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     }
     let backend = ServerBackend::new(replica.clone(), plan.partition, &map, judges_keys).of_kind(plan.kind);
     let backend = Arc::new(backend);
+    let pace = Pace::keep(runtime.handle(), replica.clone());
+    backend.tells_pace(pace.clone());
     let (limits, meter) = (ListenerLimits::default(), surface.as_ref().map(ReplicaSurface::requests));
     let listener = Listener::open_counted(runtime.handle(), api, Arc::clone(&backend), limits, meter)
         .map_err(|error| Fatal::Failed(format!("--api_listen: {error}")))?;
@@ -181,6 +184,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
             listener: listener.watch(),
             probe: map::probe(),
             advertised: Box::new(move || advertising.servers().get(usize::from(replica_id)).cloned()),
+            pace,
             complete: Box::new(move |status| completing.complete(status)),
         });
     }

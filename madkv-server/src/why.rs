@@ -30,6 +30,8 @@ pub enum Asked {
     AskSlots(Bytes),
     /// A write, whoever owns its key.
     Settle(ClientRequest),
+    /// How fast the parts of the replica are.
+    Pace,
 }
 
 /// Unpacks a request.
@@ -54,6 +56,7 @@ pub fn unpacked(ask: ClientRequest) -> Result<Asked, ClientResponse> {
         WhyRequest::Settle { client, number, lowest_unanswered, command } => {
             Ok(Asked::Settle(ClientRequest::Write { client, number, lowest_unanswered, command }))
         }
+        WhyRequest::Pace => Ok(Asked::Pace),
         WhyRequest::Scale { replicas } => {
             Ok(Asked::Scale(replicas.into_iter().map(|(name, address)| (ReplicaId(name), address)).collect()))
         }

@@ -6,6 +6,7 @@
 //! - [`address`]: `host:port`, and when two spellings mean the same one.
 //! - [`notifications`]: what a state machine tells those who listen, each once and in order.
 //! - [`dial`]: the plainest client; [`client`]: what one needs that goes on whatever happens.
+//! - [`pace`]: how fast the parts of a replica are, and which replica of a group is a slow one.
 //! - With the feature `process`, [`args`] and [`process`]: what command lines, starts and ends have in common;
 //!   [`proc_stat`]: what the kernel says of a process;
 //!   [`log_sink`]: lines for a person, which no one waits for; [`fatal`]: how a process ends that cannot go on;
@@ -37,6 +38,7 @@ pub mod log_sink;
 pub mod notifications;
 #[cfg(feature = "process")]
 pub mod notify;
+pub mod pace;
 #[cfg(feature = "process")]
 pub mod proc_stat;
 #[cfg(feature = "process")]

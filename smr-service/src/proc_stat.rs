@@ -1,4 +1,5 @@
-//! What the kernel says of a process in `/proc/<pid>/stat`: whether it still runs, and when it started.
+//! What the kernel says of a process in `/proc/<pid>/stat`: whether it still runs, and when it started. And how a
+//! number is found in files there that have names.
 //!
 //! A process number alone is no name: it is given again. With the moment of the start it is one, for this boot.
 
@@ -40,6 +41,11 @@ fn parse(text: &str) -> Option<ProcStat> {
     Some(ProcStat { started_ticks, has_ended: matches!(state, "Z" | "X" | "x") })
 }
 
+/// The number after a name in `/proc/<pid>/status`, `/proc/<pid>/io` and their like.
+pub fn field_of(text: &str, field: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(field))?.split_whitespace().next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +61,14 @@ mod tests {
         }
         assert_eq!(parse("7 (x) S 1 2"), None);
         assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn field_of_missing_or_mangled_is_none() {
+        assert_eq!(field_of("VmRSS:\t  120 kB\nThreads:\t7\n", "Threads:"), Some(7));
+        assert_eq!(field_of("VmRSS:\t  120 kB\n", "VmRSS:"), Some(120));
+        assert_eq!(field_of("VmRSS: x\n", "VmRSS:"), None);
+        assert_eq!(field_of("", "VmRSS:"), None);
     }
 
     #[test]

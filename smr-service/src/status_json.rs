@@ -3,6 +3,8 @@
 use serde_json::{Map, Value, json};
 use smr::status::{Advertised, ReplicaStatus, ServiceState};
 
+use crate::pace::{Level, Measure, PaceReport};
+
 /// Which replica it is, and where.
 #[derive(Clone, Copy, Debug)]
 pub struct Whose<'a> {
@@ -55,6 +57,22 @@ pub fn described(whose: Whose<'_>, status: &ReplicaStatus, commit: u64) -> Map<S
             "learners": names(&status.learners),
         }),
     )
+}
+
+/// What a replica measures of itself: each metric in its unit, now and normally. Null where there is nothing.
+pub fn paced(report: &PaceReport) -> Value {
+    let level = |level: Option<Level>| {
+        level.map(|Level { average, min, max }| json!({ "average": average, "min": min, "max": max }))
+    };
+    let measure = |measure: &Measure| {
+        let Measure { metric, peer, normal, present } = *measure;
+        json!({
+            "metric": metric.name(), "unit": metric.unit(), "peer": peer, "normal": level(normal),
+            "present": level(present),
+        })
+    };
+    let measures: Vec<Value> = report.measures.iter().map(measure).collect();
+    json!({ "watched_s": report.watched_s, "measures": measures })
 }
 
 /// A replica that does not answer, and why.

@@ -57,6 +57,17 @@ impl Families {
         self.push(name, help, MetricType::Gauge, vec![(Labels::new(), Sample::Number(value))]);
     }
 
+    /// Several in fractions, told apart by labels.
+    pub fn gauges_f64(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        values: impl IntoIterator<Item = (Labels, f64)>,
+    ) {
+        let samples = values.into_iter().map(|(labels, value)| (labels, Sample::Number(value))).collect();
+        self.push(name, help, MetricType::Gauge, samples);
+    }
+
     /// Several, told apart by labels.
     pub fn gauges(&mut self, name: &'static str, help: &'static str, values: impl IntoIterator<Item = (Labels, u64)>) {
         let samples = values.into_iter().map(|(labels, value)| (labels, Sample::Count(value)));

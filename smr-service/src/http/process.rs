@@ -7,6 +7,7 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Families;
+use crate::proc_stat::field_of;
 
 /// Adds what this process costs. What the kernel does not tell is left out.
 pub(super) fn add(families: &mut Families, started: SystemTime) {
@@ -42,11 +43,6 @@ pub(super) fn add(families: &mut Families, started: SystemTime) {
     most.into_iter().for_each(|most| families.gauge("process_max_fds", "File descriptors that it may have", most));
 }
 
-/// The number after a name in `/proc/<pid>/status` and its like.
-fn field_of(status: &str, field: &str) -> Option<u64> {
-    status.lines().find_map(|line| line.strip_prefix(field))?.split_whitespace().next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,13 +57,5 @@ mod tests {
             let value: f64 = line.split(' ').nth(1).unwrap().parse().unwrap();
             assert!(value > 0.0, "{line}");
         }
-    }
-
-    #[test]
-    fn field_of_missing_or_mangled_is_none() {
-        assert_eq!(field_of("VmRSS:\t  120 kB\nThreads:\t7\n", "Threads:"), Some(7));
-        assert_eq!(field_of("VmRSS:\t  120 kB\n", "VmRSS:"), Some(120));
-        assert_eq!(field_of("VmRSS: x\n", "VmRSS:"), None);
-        assert_eq!(field_of("", "VmRSS:"), None);
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::host::Host;
 use super::{Families, HttpListener, Labels, Page, Surface};
 use crate::listener::{ListenerWatch, RequestMeter};
+use crate::pace::{Measure, Metric, Pace, PaceReport};
 use crate::process::{Fatal, bind, say};
 use crate::status_json::{self, Whose};
 
@@ -64,6 +65,8 @@ pub struct Served {
     pub probe: Bytes,
     /// The address by which clients reach it, once that is known.
     pub advertised: Box<dyn Fn() -> Option<String> + Send + Sync>,
+    /// What measures how fast its parts are.
+    pub pace: Pace,
     /// Adds to its description what the replica itself cannot know.
     pub complete: Box<dyn Fn(&mut ReplicaStatus) + Send + Sync>,
 }
@@ -155,6 +158,11 @@ impl Surface for ReplicaSurface {
                     let count = shared.served.get().and_then(|served| served.replica.metrics().checkpoint_count);
                     if let Some(count) = count {
                         described.insert("checkpoint_count".to_owned(), count.into());
+                    }
+                    if let Some(served) = shared.served.get() {
+                        let pace = served.pace.report();
+                        described.insert("stands_back".to_owned(), pace.stands_back.into());
+                        described.insert("pace".to_owned(), status_json::paced(&pace));
                     }
                     Ok(Value::Object(described))
                 }
@@ -274,6 +282,7 @@ impl Shared {
         }
         if let Some(served) = served {
             add_parts(&mut families, &served.replica.metrics());
+            add_pace(&mut families, &served.pace.report());
             let what = "Connections of clients, those included that have not said who they are";
             families.gauge("smr_client_connections", what, served.listener.connections() as u64);
             let what = "Bytes of requests and answers that the connections of clients hold";
@@ -441,6 +450,28 @@ fn add_parts(families: &mut Families, metrics: &ReplicaMetrics) {
             reason("silence", transport.closed_for_silence),
         ],
     );
+}
+
+/// What the process costs has metrics of its own.
+fn add_pace(families: &mut Families, pace: &PaceReport) {
+    let what = "Whether it leaves leading to others as long as they can: it has found its own disk to be slow";
+    families.gauge("smr_stands_back", what, u64::from(pace.stands_back));
+    // Those without a peer are there from the beginning. What is not known yet is no ground for an alarm.
+    let unknown = |metric| Measure { metric, peer: None, normal: None, present: None };
+    let own = Metric::ALL.into_iter().filter(|metric| metric.is_duration() && *metric != Metric::Network);
+    let own = own.map(|metric| pace.of(metric).copied().unwrap_or(unknown(metric)));
+    let ways = pace.measures.iter().copied().filter(|measure| measure.metric == Metric::Network);
+    let samples = own.chain(ways).flat_map(|Measure { metric, peer, normal, present }| {
+        let peer = peer.map_or(String::new(), |peer| peer.to_string());
+        [("present", present), ("normal", normal.or(present))].map(|(window, level)| {
+            let phase = metric.name().to_owned();
+            let labels = vec![("phase", phase), ("peer", peer.clone()), ("window", window.to_owned())];
+            let seconds = level.map_or(0.0, |level| Duration::from_micros(level.average).as_secs_f64());
+            (labels, seconds)
+        })
+    });
+    let what = "What each part takes, in the last seconds and normally; 0 if there is nothing to measure";
+    families.gauges_f64("smr_pace_seconds", what, samples);
 }
 
 #[cfg(test)]
