@@ -220,15 +220,25 @@ async fn leader_of(group: &Group) -> Option<(u16, String)> {
 }
 
 async fn ask_status(link: &Link, deadline: Instant) -> Result<Box<ReplicaStatus>, String> {
+    match ask(link, ClientRequest::Status, deadline).await? {
+        ClientResponse::Status(status) => Ok(status),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+/// Asks this one replica once.
+///
+/// # Errors
+/// Why it says nothing.
+pub(crate) async fn ask(link: &Link, what: ClientRequest, deadline: Instant) -> Result<ClientResponse, String> {
     let (sender, mut events) = mpsc::unbounded_channel();
-    let posted = link.connection().and_then(|connection| connection.post(ClientRequest::Status, 0, &sender, 0));
+    let posted = link.connection().and_then(|connection| connection.post(what, 0, &sender, 0));
     if posted.is_none() {
         return Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned()));
     }
     let heard = timeout_at(deadline, events.recv()).await.map(|event| event.map(|CopyEvent { event, .. }| *event));
     match heard {
-        Ok(Some(Event::Reply(ClientResponse::Status(status)))) => Ok(status),
-        Ok(Some(Event::Reply(other))) => Err(format!("{other:?}")),
+        Ok(Some(Event::Reply(response))) => Ok(response),
         Ok(Some(Event::Broken { .. }) | None) => Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned())),
         Err(_) => Err("silent".to_owned()),
     }

@@ -33,6 +33,7 @@ mod control;
 mod error;
 pub mod limits;
 mod members;
+mod pace;
 mod router;
 mod scan;
 mod why;
@@ -40,6 +41,7 @@ mod why;
 pub use admin::{ClusterStatus, KeyPlace, NodeReport};
 pub use client::{Client, Options, ReadFrom};
 pub use error::Error;
+pub use pace::{ClusterPace, NodePace};
 pub use smr_service::client::{Dial, Input, Network, Output, Trace, World};
 pub use why::{Holder, Stretch, Waterfall};
 

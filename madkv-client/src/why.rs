@@ -14,10 +14,10 @@ use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::limits::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
 use madkv_proto::why::{TimedAnswer, WhyRequest, decode_timings};
 use smr::status::{EntryTimings, TimedEntry};
-use smr_service::client::{CopyEvent, Event, Exchange, Final, Write, WriteEnd};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use smr_service::client::{Exchange, Final, Write, WriteEnd};
+use tokio::time::Instant;
 
+use crate::admin::ask;
 use crate::client::{check, refusal};
 use crate::{Client, Error, Group, Link};
 
@@ -193,20 +193,10 @@ async fn ask_followers(group: &Arc<Group>, leader: &EntryTimings) -> Vec<(u16, R
 }
 
 async fn ask_timings(link: &Link, which: TimedEntry, deadline: Instant) -> Result<EntryTimings, String> {
-    let (sender, mut events) = mpsc::unbounded_channel();
-    let ask = ClientRequest::Control(WhyRequest::Timings(which).encode());
-    let posted = link.connection().and_then(|connection| connection.post(ask, 0, &sender, 0));
-    if posted.is_none() {
-        return Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned()));
-    }
-    let heard = timeout_at(deadline, events.recv()).await.map(|event| event.map(|CopyEvent { event, .. }| *event));
-    match heard {
-        Ok(Some(Event::Reply(ClientResponse::Answer(answer)))) => {
-            decode_timings(&answer)?.ok_or_else(|| "does not have the entry".to_owned())
-        }
-        Ok(Some(Event::Reply(other))) => Err(format!("{other:?}")),
-        Ok(Some(Event::Broken { .. }) | None) => Err(link.trouble().unwrap_or_else(|| "unreachable".to_owned())),
-        Err(_) => Err("silent".to_owned()),
+    let question = ClientRequest::Control(WhyRequest::Timings(which).encode());
+    match ask(link, question, deadline).await? {
+        ClientResponse::Answer(answer) => decode_timings(&answer)?.ok_or_else(|| "does not have the entry".to_owned()),
+        other => Err(format!("{other:?}")),
     }
 }
 

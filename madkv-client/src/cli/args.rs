@@ -96,7 +96,7 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Args, Stop> {
     if raw.json {
         match &mut command {
             Some(
-                CliCommand::Status { json }
+                CliCommand::Status { json, .. }
                 | CliCommand::Where { json, .. }
                 | CliCommand::Get { json, .. }
                 | CliCommand::Set { json, .. }
@@ -181,9 +181,9 @@ mod tests {
     #[test]
     fn parse_commands_with_flags_before_and_after_them() {
         let command = |line: &str| parse_words(line).unwrap().command;
-        assert_eq!(command("status"), Some(CliCommand::Status { json: false }));
-        assert_eq!(command("status --json"), Some(CliCommand::Status { json: true }));
-        assert_eq!(command("--json status"), Some(CliCommand::Status { json: true }));
+        assert_eq!(command("status"), Some(CliCommand::Status { json: false, slow: false }));
+        assert_eq!(command("status --json"), Some(CliCommand::Status { json: true, slow: false }));
+        assert_eq!(command("--json status"), Some(CliCommand::Status { json: true, slow: false }));
         assert_eq!(command("where --json k"), Some(CliCommand::Where { key: "k".into(), json: true }));
         assert_eq!(command("where -- --a-b"), Some(CliCommand::Where { key: "--a-b".into(), json: false }));
         assert_eq!(command("transfer s0 2"), Some(CliCommand::Transfer { group: "s0".into(), to: 2 }));

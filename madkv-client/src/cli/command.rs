@@ -14,7 +14,7 @@ use smr_service::args::{self, explain};
 
 use crate::cli::backup::{self, BackupError, Header, Loaded, Saved};
 use crate::cli::stop::Stop;
-use crate::cli::{control_table, status_table, why_text};
+use crate::cli::{control_table, slow_table, status_table, why_text};
 use crate::{Client, Error, KeyPlace};
 
 /// An operator's command.
@@ -34,6 +34,11 @@ pub enum CliCommand {
         /// JSON instead of a table
         #[arg(long)]
         json: bool,
+        /// Which replica is a slow one, and what of it: cpu, sync, apply, network to whom, queue
+        ///
+        /// Each is compared with what it was before and with the other replicas of its group. It fails if none says.
+        #[arg(long)]
+        slow: bool,
     },
     /// The slot of a key, its partition, and who leads that
     ///
@@ -206,6 +211,7 @@ DELETE <key>              remove; says whether the key was there
 SCAN <from> <to>          all keys from..to, both included, sorted by bytes
 STOP                      leave
 status [--json]           partitions, replicas, roles, terms, indexes, lag
+status --slow [--json]    which replica is a slow one, and what of it
 where <key> [--json]      its slot, its partition, and who leads that
 why PUT <key> <value>     carry it out, and tell where its time went (also SWAP, DELETE)
 get [<setting>] [--json]  the settings that can be changed while everything runs
@@ -299,9 +305,18 @@ pub async fn execute(client: &Client, command: &CliCommand, columns: Option<u16>
     let whole = |text: String| Report { text, is_whole: true };
     match command {
         CliCommand::Help { word } => Ok(whole(word.as_deref().map_or_else(|| HELP.to_owned(), help_about))),
-        CliCommand::Status { json } => {
-            let status = client.status().await;
-            let text = if *json { status_table::json(&status) } else { status_table::table(&status, columns) };
+        CliCommand::Status { json, slow: true } => {
+            let pace = client.pace().await;
+            let text = if *json { slow_table::json(&pace) } else { slow_table::table(&pace) };
+            Ok(Report { text, is_whole: pace.has_answers() })
+        }
+        CliCommand::Status { json, slow: false } => {
+            let (status, pace) = tokio::join!(client.status(), client.pace());
+            let text = if *json {
+                status_table::json(&status, &pace)
+            } else {
+                status_table::table(&status, columns) + &slow_table::stands_back(&pace)
+            };
             Ok(Report { text, is_whole: status.has_manager() })
         }
         CliCommand::Where { key, json } => {
@@ -470,8 +485,9 @@ mod tests {
     #[test]
     fn parse_commands_of_the_prompt_recognized() {
         let command = |line: &str| parse(&line.split(' ').collect::<Vec<_>>());
-        assert_eq!(command("status"), Ok(CliCommand::Status { json: false }));
-        assert_eq!(command("status --json"), Ok(CliCommand::Status { json: true }));
+        assert_eq!(command("status"), Ok(CliCommand::Status { json: false, slow: false }));
+        assert_eq!(command("status --json"), Ok(CliCommand::Status { json: true, slow: false }));
+        assert_eq!(command("status --slow --json"), Ok(CliCommand::Status { json: true, slow: true }));
         assert_eq!(command("where k --json"), Ok(CliCommand::Where { key: "k".into(), json: true }));
         assert_eq!(command("where -k"), Ok(CliCommand::Where { key: "-k".into(), json: false }));
         assert_eq!(command("why PUT k -v"), Ok(CliCommand::Why { line: words(&["PUT", "k", "-v"]) }));

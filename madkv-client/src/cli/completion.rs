@@ -35,7 +35,8 @@ impl<'h, G: Fn() -> Vec<GroupSize>> Completion<'h, G> {
             }
             ["why"] => ["PUT", "SWAP", "DELETE"].map(str::to_owned).to_vec(),
             ["get" | "set"] => DEFINITIONS.iter().map(|definition| definition.name.to_owned()).collect(),
-            ["status"] | ["events"] | ["where" | "get", _] | ["set", _, _] => vec!["--json".to_owned()],
+            ["status"] => ["--json", "--slow"].map(str::to_owned).to_vec(),
+            ["events"] | ["status", "--slow"] | ["where" | "get", _] | ["set", _, _] => vec!["--json".to_owned()],
             [first, ..] => word_of(self.host, first).map_or_else(Vec::new, |(host, _)| host.candidates(before)),
         };
         let (exact, others): (Vec<_>, Vec<_>) = words.into_iter().partition(|word| word.starts_with(partial));
@@ -106,7 +107,8 @@ mod tests {
         assert_eq!(complete("transfer  s1"), (10, vec!["s1 ".to_owned()]));
         assert_eq!(complete("transfer s0 "), (12, ["0", "1", "2"].map(str::to_owned).to_vec()));
         assert_eq!(complete("transfer s9 "), (12, vec![]));
-        assert_eq!(complete("status -"), (7, vec!["--json ".to_owned()]));
+        assert_eq!(complete("status -"), (7, ["--json", "--slow"].map(str::to_owned).to_vec()));
+        assert_eq!(complete("events -"), (7, vec!["--json ".to_owned()]));
         assert_eq!(complete("set sn"), (4, vec!["snapshot_freq ".to_owned()]));
         assert_eq!(complete("PUT k"), (4, vec![]));
     }

@@ -9,6 +9,7 @@ pub mod host;
 pub mod pipe;
 pub mod prompt;
 pub mod session;
+pub mod slow_table;
 pub mod status_table;
 pub mod stop;
 mod why_text;

@@ -10,7 +10,7 @@ use smr::epoch::GroupKind;
 use smr::status::{Advertised, ReadMode, ReplicaStatus, ServiceState};
 use smr_service::status_json::{self, Whose};
 
-use crate::{ClusterStatus, NodeReport};
+use crate::{ClusterPace, ClusterStatus, NodeReport};
 
 /// The columns of the table, in their order.
 const HEADINGS: [&str; 11] =
@@ -147,7 +147,7 @@ fn highest_commits(status: &ClusterStatus) -> BTreeMap<String, u64> {
 }
 
 /// One JSON object, on one line.
-pub fn json(status: &ClusterStatus) -> String {
+pub fn json(status: &ClusterStatus, pace: &ClusterPace) -> String {
     let commits = highest_commits(status);
     let with_host = |node: &NodeReport| {
         let mut object = node_json(node, &commits);
@@ -155,6 +155,10 @@ pub fn json(status: &ClusterStatus) -> String {
         object["host"] = json!(watched.map(|(_, host)| host));
         object["member"] = json!(watched.map(|(member, _)| member));
         object["kind"] = json!(kind_of(status, node).map(|kind| kind.to_string()));
+        let paced = pace.nodes.iter().find(|paced| (&paced.group, paced.replica) == (&node.group, node.replica));
+        let report = paced.and_then(|paced| paced.pace.as_ref().ok());
+        object["stands_back"] = json!(report.map(|report| report.stands_back));
+        object["pace"] = json!(report.map(status_json::paced));
         object
     };
     let nodes: Vec<Value> = status.nodes.iter().map(with_host).collect();
@@ -315,14 +319,14 @@ left out: sessions, log bytes, applied (--json has all)
         let chain = GroupKind::Epochs(smr::epoch::EpochKind::Chain);
         let status = ClusterStatus { kinds: vec![chain], ..sample() };
         assert!(table(&status, None).contains("in service, chain, synced"));
-        let value: Value = serde_json::from_str(&json(&status)).unwrap();
+        let value: Value = serde_json::from_str(&json(&status, &ClusterPace::default())).unwrap();
         assert_eq!(value["nodes"][2]["kind"], "chain");
         assert_eq!(kind_of(&ClusterStatus { kinds: Vec::new(), ..sample() }, &sample().nodes[0]), None);
     }
 
     #[test]
     fn json_each_node_has_state_and_numbers() {
-        let value: Value = serde_json::from_str(&json(&sample())).unwrap();
+        let value: Value = serde_json::from_str(&json(&sample(), &ClusterPace::default())).unwrap();
         assert_eq!(value["nodes"][1]["lag"], 20);
         assert_eq!(value["nodes"][0]["role"], "leader");
         assert_eq!(value["nodes"][1]["digest"], json!({ "index": 64, "hash": "00000000000000fe" }));
