@@ -187,6 +187,11 @@ move-slots keys="100000":
 hostile connections="2000":
     cargo run --quiet --release --bin madkv-scenario -- hostile --connections {{connections}}
 
+# Make a replica slow (its disk, which needs strace; its ways to the others; its processor), check that `status --slow` names it and that, and draw its signature in report/.
+slow-report seconds="15":
+    cargo run --quiet --release --bin madkv-scenario -- slow --seconds {{seconds}}
+    cargo run --quiet --release --bin madkv-bench -- slow
+
 # Hurt a cluster whose hosts have agents, fault after fault; check that full redundancy returns by itself and soon enough each time (see `madkv-scenario self-repair --help`).
 [positional-arguments]
 self-repair *options:

@@ -7,6 +7,7 @@
 //! - `protocols`: YCSB and kills on groups of all four kinds, as table and pictures.
 //! - `log`: the log engines alone against a bare file.
 //! - `factory`: orders and reads of the robot factories, as pictures.
+//! - `slow`: slow replicas, as pictures.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::log;
 use crate::peers::{compare, failover};
 use crate::protocols;
 use crate::report;
+use crate::slow;
 use crate::ycsb;
 use madkv_testkit::measure::Trouble;
 
@@ -47,6 +49,8 @@ pub enum CliCommand {
     Factory(factory::Options),
     /// The same YCSB runs and the same kills on all four protocols, with 2, 3 and 5 replicas
     Protocols(protocols::Options),
+    /// What `madkv-scenario slow` has measured of slow replicas, as pictures
+    Slow(slow::Options),
     /// Both log engines alone, append and flush, against a bare preallocated file, in turns
     Log {
         /// Where to write; what is made there is removed
@@ -71,6 +75,7 @@ pub fn run(options: &Options) -> Result<bool, Trouble> {
         CliCommand::Failover(options) => failover::run(options).map(|()| true),
         CliCommand::Protocols(options) => protocols::run(options).map(|()| true),
         CliCommand::Factory(options) => factory::run(options).map(|()| true),
+        CliCommand::Slow(options) => slow::run(options).map(|()| true),
         CliCommand::Log { directory, seconds } => log::run(directory, Duration::from_secs(*seconds)).map(|()| true),
     }
 }

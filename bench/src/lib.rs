@@ -4,6 +4,7 @@
 //!   The other layers alone are `benches/layers`.
 //! - [`factory`]: the robot factories of `services/factory`.
 //! - [`protocols`]: Raft, chain, active and passive replication side by side.
+//! - [`slow`]: replicas that were made slow, as pictures.
 //! - [`report`]: the runs that are kept, as Markdown with plots.
 //! - [`benchmark`]: what `madkv-bench` does.
 
@@ -13,4 +14,5 @@ pub mod log;
 pub mod peers;
 pub mod protocols;
 pub mod report;
+pub mod slow;
 pub mod ycsb;

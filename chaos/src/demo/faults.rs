@@ -229,6 +229,12 @@ pub(super) fn slow_leader(programs: &Programs) -> Outcome<()> {
     );
     stage.says_that_it_leads_after(next, term)?;
     goes_on(&mut load, "", "the slow one holds no one up")?;
+    let status = stage.operator(&["status"])?;
+    let said = String::from_utf8_lossy(&status.stdout).into_owned();
+    let why = said.lines().find(|line| line.contains("leaves leading to others")).unwrap_or_default();
+    show_line("", why);
+    claim(why.starts_with(&slow.to_string()), || format!("status does not say that {slow} stands back: {said}"))?;
+    shown("", "it will not lead again while others can, and status says why");
     drop(injector);
     // While strace delays a call it does not listen, and may have had to be killed: the replica is started afresh.
     stage.kill(slow)?;

@@ -19,6 +19,7 @@ mod power_cuts;
 mod rolling;
 mod self_repair;
 mod shapes;
+mod slow;
 mod snapshots;
 mod speed;
 mod upgrade;
@@ -279,6 +280,22 @@ pub enum Scenario {
         #[command(flatten)]
         place: Place,
     },
+    /// Make one replica slow in one way after the other, and check that it is the one that is found slow, by what was
+    /// made slow; write down what was measured, normally and with the fault
+    Slow {
+        /// What is made slow
+        #[arg(long, value_delimiter = ',', default_value = "disk,network,cpu")]
+        faults: Vec<slow::Fault>,
+        /// How long the cluster is measured before, in seconds, at least
+        #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(9..=3_600))]
+        seconds: u64,
+        /// Where what was measured is written to
+        #[arg(long, default_value = "report/slow.tsv", value_name = "FILE")]
+        out: PathBuf,
+        /// Where the cluster lives.
+        #[command(flatten)]
+        place: Place,
+    },
     /// Bring up clusters of many shapes, and run README's script on each
     Shapes {
         /// The directory to work in.
@@ -362,6 +379,9 @@ pub fn run(options: &Options) -> Outcome {
         Scenario::Hostile { connections, seconds, place } => {
             let plan = hostile::Plan { connections: usize::from(*connections), length: Duration::from_secs(*seconds) };
             hostile::run(&plan, place)
+        }
+        Scenario::Slow { faults, seconds, out, place } => {
+            slow::run(&slow::Plan { seconds: *seconds, faults, out }, place)
         }
         Scenario::Shapes { directory } => shapes::run(directory.as_deref()),
     }
@@ -452,6 +472,7 @@ mod tests {
             "self-repair",
             "move-slots",
             "hostile",
+            "slow",
         ] {
             Options::try_parse_from(["madkv-scenario", scenario]).unwrap();
         }

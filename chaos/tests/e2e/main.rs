@@ -13,6 +13,7 @@
 //! - [`agents`]: hosts with agents, which launch again what has ended or hangs.
 //! - [`repairs`]: managers that repair groups by themselves, or wait for an operator.
 //! - [`slots`]: slots move between partitions, and a partition is added.
+//! - [`slow`]: which replica is a slow one, as the client tells it.
 //! - [`network`]: links between real processes that are cut, stall, break and replay.
 //! - [`backup`]: all keys into a file, and back, into another cluster.
 //! - [`demo`]: demonstrations that check themselves.
@@ -49,5 +50,6 @@ mod recovered;
 mod repairs;
 mod scene;
 mod slots;
+mod slow;
 mod watched;
 mod why;
