@@ -69,8 +69,8 @@ pub struct Options {
     /// Own cluster: partitions
     #[arg(long, default_value_t = 2)]
     pub partitions: u16,
-    /// Own cluster: how the partitions' groups are kept in step: raft, chain, active or passive; one for all, or one for
-    /// each [default: raft]
+    /// Own cluster: how the partitions' groups are kept in step: raft, chain, active or passive; one for all, or one
+    /// for each [default: raft]
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub protocol: Vec<GroupKind>,
     /// Own cluster: log engine
