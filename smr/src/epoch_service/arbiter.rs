@@ -200,8 +200,8 @@ impl Arbiter {
                 }
             }
         }
-        self.look_for_newcomers(now, present);
-        let feeds = self.joining.filter(|_| present.incomplete.is_none() && present.last() == node);
+        self.look_for_newcomers(now, record);
+        let feeds = self.joining.filter(|_| all_are_complete(record) && present.last() == node);
         ServiceWord { configuration: present.clone(), lease, feeds }
     }
 
@@ -250,7 +250,7 @@ impl Arbiter {
             }
             self.proposed = None;
         }
-        if self.is_activated && record.complete().len() < present.members.len() {
+        if self.is_activated && !all_are_complete(record) {
             return Some(EpochDecision::Activated(present.epoch));
         }
         self.forget_old_words(now);
@@ -269,7 +269,7 @@ impl Arbiter {
             return Some(self.next(record, [first].into_iter().chain(others).collect()));
         }
         let newcomer = self.caught_up.filter(|newcomer| {
-            Some(*newcomer) == self.joining && present.incomplete.is_none() && staying.len() < EPOCH_MEMBERS_MAX
+            Some(*newcomer) == self.joining && all_are_complete(record) && staying.len() < EPOCH_MEMBERS_MAX
         })?;
         Some(self.next(record, staying.into_iter().chain([newcomer]).collect()))
     }
@@ -374,11 +374,12 @@ impl Arbiter {
         now >= self.granted_until.get(&node).map_or(of_former, |until| of_former.max(*until))
     }
 
-    fn look_for_newcomers(&mut self, now: Time, present: &EpochConfiguration) {
+    fn look_for_newcomers(&mut self, now: Time, record: &EpochRecord) {
+        let present = record.present();
         if self.joining.is_some_and(|node| !self.is_there(node, now)) {
             (self.joining, self.caught_up) = (None, None);
         }
-        if present.incomplete.is_some() {
+        if !all_are_complete(record) {
             // It is not its turn yet.
             self.joining_since = now;
         }
@@ -420,6 +421,12 @@ impl Arbiter {
         let doublings = times.saturating_sub(1).min(16);
         now.since_us(*at) >= (self.settings.pause_us << doublings).min(self.settings.pause_max_us)
     }
+}
+
+/// Whether there is no newcomer any more. A configuration goes on naming the one that it was decided with; that it has
+/// everything by now is known to the record alone.
+fn all_are_complete(record: &EpochRecord) -> bool {
+    record.complete().len() == record.present().members.len()
 }
 
 /// Whether a node, or another incarnation of its replica, is a member.
@@ -715,6 +722,26 @@ mod tests {
         let mut arbiter = Arbiter::new(ArbiterSettings::default(), PresiderId(1), Time(0));
         let refused = arbiter.promote(Time(0), &chain, ReplicaId(1));
         assert_eq!(refused, Err("the members of a chain keep their order".to_owned()));
+    }
+
+    // covers K7
+    #[test]
+    fn second_newcomer_joins_once_the_first_one_is_complete_and_not_before() {
+        let mut table = Table::new(1);
+        let both_report = |table: &mut Table, last: u16| {
+            table.says(5, Vec::new());
+            table.says(6, Vec::new());
+            table.says(last, Vec::new()).feeds.map(|node| node.name.0)
+        };
+        assert_eq!(both_report(&mut table, 0), Some(5));
+        table.says(0, vec![Report::CaughtUp { epoch: Term(1), newcomer: node(5) }]);
+        assert_eq!(table.decide(), Some(vec![0, 5]));
+        assert_eq!(both_report(&mut table, 5), None, "one at a time");
+        table.says(0, vec![Report::Activated { epoch: Term(2) }]);
+        assert_eq!(table.decide(), Some(vec![0, 5]));
+        assert_eq!(both_report(&mut table, 5), Some(6));
+        table.says(5, vec![Report::CaughtUp { epoch: Term(2), newcomer: node(6) }]);
+        assert_eq!(table.decide(), Some(vec![0, 5, 6]));
     }
 
     // covers K7
