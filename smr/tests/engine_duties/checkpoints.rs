@@ -7,7 +7,7 @@ use smr::internals::engine::{
     Action, BuildCheckpoint, CHECKPOINT_MAX_BYTES, CHECKPOINT_PIECE_MAX_BYTES, CheckpointPiece, MakeCheckpoint,
     Portion, UNCOMMITTED_ENTRIES_MAX,
 };
-use smr::internals::protocol::{Effects, Event, Route, Routing, Time, WriteId};
+use smr::internals::protocol::{CheckpointName, Effects, Event, Route, Routing, Time, WriteId};
 use smr::internals::session::SessionCommand;
 use smr::replica::Outcome;
 use smr::status::{Role, StateDigest};
@@ -207,6 +207,22 @@ fn half_a_checkpoint_never_becomes_the_state_and_the_next_one_finds_its_base() {
     pair.take_over(build);
     assert_eq!(pair.backup.applied()[2..], ["z"]);
     assert_eq!(pair.backup.engine.applied(), next.name.end);
+}
+
+// covers K14
+#[test]
+fn part_of_a_checkpoint_of_an_earlier_epoch_does_not_disturb_the_one_that_is_arriving() {
+    let mut pair = Pair::new();
+    pair.write(large("x"));
+    pair.backup_hears();
+    let checkpoint = pair.checkpoint();
+    let mut parts = pieces(&checkpoint);
+    assert!(parts.len() > 1, "{} parts", parts.len());
+    let name = CheckpointName { epoch: Term(TERM - 1), ..checkpoint.name };
+    parts.insert(1, CheckpointPiece { name, ..parts[1].clone() });
+    let build = pair.hear(parts).expect("it is whole");
+    pair.take_over(build);
+    pair.assert_equal();
 }
 
 // covers K14 K12

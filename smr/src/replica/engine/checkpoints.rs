@@ -279,11 +279,12 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// A part of a checkpoint arrived. Parts come in order; one that is missing makes the others useless.
     pub fn checkpoint_heard(&mut self, from: NodeId, piece: CheckpointPiece) {
         let CheckpointPiece { name, count, input, len_bytes, offset, bytes } = piece;
-        let arriving = self.checkpoints.arriving.take().filter(|known| known.from == from && known.name == name);
         let fit = self.core.judge_checkpoint(from, &name, self.applied);
         if self.silent || fit == CheckpointFit::Drop || len_bytes > CHECKPOINT_MAX_BYTES as u64 {
+            // What a former primary still has to say does not disturb what the present one sends.
             return;
         }
+        let arriving = self.checkpoints.arriving.take().filter(|known| known.from == from && known.name == name);
         let begins = || Received { from, name, count, input, len_bytes, bytes: Vec::new() };
         let Some(mut received) = arriving.or_else(|| (offset == 0).then(begins)) else { return };
         let is_next = offset == received.bytes.len() as u64 && len_bytes == received.len_bytes;
