@@ -289,6 +289,9 @@ pub enum Input<M> {
     Durable(WriteId),
     /// The replication connection *from* this node was closed by its side. News, not proof of death.
     Disconnected(NodeId),
+    /// A replication connection *from* this node was made. Where it takes the place of one whose end was not seen yet
+    /// (its machine lost its power), this is all that is heard of that. Raft does not listen.
+    Connected(NodeId),
     /// A snapshot that ends with this entry was taken here, and is durable: the log may be cut.
     SnapshotTaken(EntryId),
     /// The transfer of a snapshot to this node ended, well or not.

@@ -18,6 +18,7 @@
 //! grant A | hand A                  the service answers the lease that A asked for last | the answer reaches A
 //! failover                          another one leads the service
 //! join A D | join A none            the service wants A to bring D up to date
+//! connect A B                       A sees a connection from B, and did not see the end of the one before
 //! propose A x y | read A | route A  route: who takes what, as A sees it
 //! detection A 300                   A goes by another detection from now on, in milliseconds
 //! fit A epoch=2 base=1.e1 end=3.e1 applied=1.e1     what A does with such a checkpoint

@@ -115,7 +115,7 @@ impl<W: Workload> World<W> {
                 // All replicas here run this build.
                 let commands = CommandVersions::with_machine(W::Machine::COMMANDS_VERSION);
                 serving.turns.engine_mut().peer_applies(from, commands);
-                serving.turns.engine_mut().connected(from);
+                serving.turns.engine_mut().connected(now, from);
             }
             Input::Durable(id) => serving.turns.durable(now, id),
             Input::SnapshotTaken { last, len_bytes } => {

@@ -398,6 +398,8 @@ impl Configured {
             Input::Receive { from, message } => self.receive(from, message),
             Input::Durable(write) => self.out.complete(write),
             Input::Disconnected(node) => self.disconnected(node),
+            // It may have restarted. What it has to be told is told over this one.
+            Input::Connected(node) => drop(self.told.remove(&node)),
             Input::SnapshotTaken(last) => self.snapshot_taken(last),
             Input::SnapshotSent { to, last } => self.snapshot_sent(to, last),
             Input::SnapshotProgress(_) => {}

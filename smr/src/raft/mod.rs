@@ -522,7 +522,7 @@ impl Raft {
             Input::SnapshotSent { to, last } => self.snapshot_sent(to, last),
             Input::SnapshotProgress(to) => self.snapshot_progress(to),
             // Its members agree by themselves on who they are.
-            Input::Configured(_) | Input::LeaseGranted { .. } | Input::Join { .. } => {}
+            Input::Connected(_) | Input::Configured(_) | Input::LeaseGranted { .. } | Input::Join { .. } => {}
         }
     }
 }

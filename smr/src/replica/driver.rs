@@ -247,7 +247,7 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
                     if let Some(commands) = self.transport.commands_of(peer) {
                         self.turns.engine_mut().peer_applies(peer, commands);
                     }
-                    self.turns.engine_mut().connected(peer);
+                    self.turns.engine_mut().connected(now, peer);
                 }
                 NodeInput::Peer(TransportEvent::Disconnected { peer }) => {
                     self.turns.engine_mut().disconnected(now, peer)

@@ -84,6 +84,7 @@ pub fn call(to: NodeId, call: &Call) -> Option<String> {
             Input::Receive { from, message: said } => format!("{to} hears from {}: {}", name(*from), message(said)),
             Input::Durable(_) => return None,
             Input::Disconnected(from) => format!("{to} sees the connection from {} close", name(*from)),
+            Input::Connected(from) => format!("{to} sees a connection from {}", name(*from)),
             Input::SnapshotTaken(last) => format!("{to} has taken snapshot {}", id(*last)),
             Input::SnapshotSent { to: whom, last: Some(last) } => {
                 format!("{to} has sent snapshot {} to {}", id(*last), name(*whom))

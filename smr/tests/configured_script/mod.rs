@@ -166,6 +166,7 @@ impl Stage {
                 let newcomer = (*newcomer != "none").then(|| node(newcomer));
                 self.step(node(id), Input::Join { epoch: of, newcomer });
             }
+            ("connect", [id, from]) => self.step(node(id), Input::Connected(node(from))),
             ("route", [id]) => self.say_routing(node(id)),
             ("detection", [id, ms]) => {
                 let core = self.cluster.nodes.get_mut(&node(id)).and_then(|node| node.core.as_mut());

@@ -114,7 +114,7 @@ fn input(id: &str, input: &Input<Message>) -> Option<String> {
         Input::SnapshotTaken(last) => format!("{id} has taken snapshot {last}"),
         Input::SnapshotSent { to, last: Some(last) } => format!("{id} has sent snapshot {last} to {}", name(*to)),
         Input::SnapshotProgress(to) => format!("{id} hears that the snapshot for {} gets further", name(*to)),
-        Input::Configured(_) | Input::LeaseGranted { .. } | Input::Join { .. } => return None,
+        Input::Connected(_) | Input::Configured(_) | Input::LeaseGranted { .. } | Input::Join { .. } => return None,
         Input::SnapshotSent { to, last: None } => format!("{id} could not send a snapshot to {}", name(*to)),
     })
 }

@@ -4,7 +4,7 @@ use super::actions::Replaced;
 use super::{Action, Engine};
 use crate::entry::{Configuration, Index};
 use crate::id::{Disqualified, NodeId};
-use crate::protocol::Protocol;
+use crate::protocol::{Input, Protocol, Time};
 use crate::state_machine::StateMachine;
 
 impl<P: Protocol, S: StateMachine> Engine<P, S> {
@@ -47,7 +47,10 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// This node is connected. If it was replaced it hears so, even if it has nothing to say by itself (one that
     /// heals).
-    pub fn connected(&mut self, node: NodeId) {
+    pub fn connected(&mut self, now: Time, node: NodeId) {
+        if self.core.has_service() {
+            self.step(now, Input::Connected(node));
+        }
         if let Some(replaced) = self.replaced(node).filter(|_| !self.silent) {
             self.actions.push(Action::SendReplaced(node, replaced));
         }
