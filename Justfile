@@ -237,22 +237,24 @@ semver from="HEAD~1":
 coverage:
     cargo run --quiet --package xtask -- coverage
 
-# Run seeds (A..B, or one) through the deterministic simulator.
-sim seeds="0..1000":
-    cargo run --quiet --release --bin madkv-sim -- --seeds {{seeds}}
+# Run seeds (A..B, or one) through the deterministic simulator; kind: raft, chain, active, passive, epochs (the last three), any.
+sim seeds="0..1000" kind="raft":
+    cargo run --quiet --release --bin madkv-sim -- --seeds {{seeds}} --kind {{kind}}
 
 # Check that the same seeds in a debug and in a release build have the same trace hashes.
 sim-profiles seeds="0..50":
     #!/bin/sh
     set -eu
-    debug=$(cargo run --quiet -p smr-sim --example simulate -- {{seeds}} --hashes)
-    release=$(cargo run --quiet --release -p smr-sim --example simulate -- {{seeds}} --hashes)
-    [ "$debug" = "$release" ] || { echo "debug and release differ"; exit 1; }
-    echo "debug and release agree on $(echo "$debug" | grep -c .) lines"
+    for kind in "" --epochs; do
+        debug=$(cargo run --quiet -p smr-sim --example simulate -- {{seeds}} --hashes $kind)
+        release=$(cargo run --quiet --release -p smr-sim --example simulate -- {{seeds}} --hashes $kind)
+        [ "$debug" = "$release" ] || { echo "debug and release differ"; exit 1; }
+        echo "debug and release agree on $(echo "$debug" | grep -c .) lines"
+    done
 
 # Run new seeds through the simulator for so many minutes, and fail also if that proved little.
 sim-nightly minutes="480" first="1000000":
-    cargo run --quiet --release --bin madkv-sim -- --seeds {{first}} --minutes {{minutes}}
+    cargo run --quiet --release --bin madkv-sim -- --seeds {{first}} --minutes {{minutes}} --kind any
 
 # Options as in `madkv-fuzz --help`: `just fuzz-chaos 2 "" --node_flag=--reads=lease`.
 

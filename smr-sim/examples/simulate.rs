@@ -4,11 +4,13 @@
 //! For a state machine of your own, put `run_with` and a workload of yours in the place of `run` (see `smr_sim`). Exit
 //! code 1 with the first seed that violates a property, in the same words as `madkv-sim`; with `--keep-going` all seeds
 //! are run. With `--hashes` each seed's trace hash is printed: the same in every build. With `--verbose` the mix and
-//! the trace go to stderr.
+//! the trace go to stderr. With `--epochs` the groups are under a configuration service: chain, active or passive, as
+//! each seed says.
 
 use std::process::ExitCode;
 
-use smr_sim::run::{Options, run};
+use smr_sim::epochs;
+use smr_sim::run::{Failure, Options, run};
 use smr_sim::trace::Text;
 
 fn main() -> ExitCode {
@@ -22,17 +24,17 @@ fn main() -> ExitCode {
     };
     let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
     let (hashes, keep_going, verbose) = (asked("--hashes"), asked("--keep-going"), asked("--verbose"));
-    let options = Options { text: if verbose { Text::Print } else { Text::None }, ..Options::default() };
+    let text = if verbose { Text::Print } else { Text::None };
     let mut failures = 0;
     for seed in seeds.clone() {
-        let report = run(seed, &options);
+        let Run { hash, failure, mix } = if asked("--epochs") { run_epochs(seed, text) } else { run_raft(seed, text) };
         if verbose {
-            eprintln!("{:#?}", report.config);
+            eprintln!("{mix}");
         }
         if hashes {
-            println!("{seed} {:016x}", report.hash);
+            println!("{seed} {hash:016x}");
         }
-        if let Some(failure) = report.failure {
+        if let Some(failure) = failure {
             println!("seed {seed}: {}: {}", failure.violation.property, failure.violation.why);
             failures += 1;
             if !keep_going {
@@ -46,4 +48,20 @@ fn main() -> ExitCode {
     }
     println!("no violation in seeds {seeds:?}");
     ExitCode::SUCCESS
+}
+
+struct Run {
+    hash: u64,
+    failure: Option<Failure>,
+    mix: String,
+}
+
+fn run_raft(seed: u64, text: Text) -> Run {
+    let report = run(seed, &Options { text, ..Options::default() });
+    Run { hash: report.hash, failure: report.failure, mix: format!("{:#?}", report.config) }
+}
+
+fn run_epochs(seed: u64, text: Text) -> Run {
+    let report = epochs::run::run(seed, &epochs::run::Options { text, ..epochs::run::Options::default() });
+    Run { hash: report.hash, failure: report.failure, mix: format!("{:#?}", report.config) }
 }

@@ -119,6 +119,16 @@ pub struct Clients<W> {
     violation: Option<String>,
     /// What the group's sessions may hold: without a limit within reach none expires, and no answer goes.
     limits: SessionLimits,
+    habits: Habits,
+}
+
+/// Whom clients ask, where not one replica takes everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Habits {
+    /// Each read goes to any replica.
+    pub reads_anywhere: bool,
+    /// Each write goes to all replicas, and the first answer counts.
+    pub writes_everywhere: bool,
 }
 
 impl<W: Workload> Clients<W> {
@@ -142,7 +152,13 @@ impl<W: Workload> Clients<W> {
             asks: Vec::new(),
             violation: None,
             limits: SessionLimits::default(),
+            habits: Habits::default(),
         }
+    }
+
+    /// The same with other habits.
+    pub(super) fn with_habits(self, habits: Habits) -> Clients<W> {
+        Clients { habits, ..self }
     }
 
     /// The same in a group whose sessions may hold so much.
@@ -350,8 +366,11 @@ impl<W: Workload> Clients<W> {
         let client = &mut self.clients[number];
         let lowest = client.pending.values().filter(|p| matches!(p.operation, Some(Operation::Write(_))));
         let lowest_unanswered = lowest.map(|pending| pending.number).min();
-        let (replica, session) = (client.replica, client.session);
+        let (mut replica, mut elsewhere, session) = (client.replica, elsewhere, client.session);
         let Some(pending) = client.pending.get_mut(&serial) else { return };
+        if self.habits.reads_anywhere && matches!(pending.operation, Some(Operation::Read(_))) {
+            std::mem::swap(&mut replica, &mut elsewhere);
+        }
         pending.again_at = now.plus_us(timeout_us);
         let request = match (&pending.operation, session) {
             (None, _) => Request::OpenSession,
@@ -365,6 +384,13 @@ impl<W: Workload> Clients<W> {
             (Some(Operation::Write(_)), None) => panic!("client {number} writes without a session"),
         };
         let tag = |tries: u64| (number as u64) << 48 | (serial & 0xffff_ffff) << 16 | (tries & 0xffff);
+        if self.habits.writes_everywhere && matches!(pending.operation, Some(Operation::Write(_))) {
+            // The refusal of the last one, who is believed to be first, is what counts.
+            for other in (0..self.replicas).filter(|other| *other != replica) {
+                pending.tries += 1;
+                self.asks.push(Ask { replica: other, tag: tag(pending.tries), request: request.clone() });
+            }
+        }
         pending.tries += 1;
         self.asks.push(Ask { replica, tag: tag(pending.tries), request: request.clone() });
         if doubled {

@@ -7,6 +7,7 @@
 //! | [`sim_node`], [`clock`], [`network`], [`clients`] | what a world consists of |
 //! | [`properties`], [`ledger`], [`probe`] | what must hold after each step, and what that is judged by |
 //! | [`swarm_config`], [`sim_rng`], [`rare`], [`trace`] | what a seed draws, what rare things it met, what happened |
+//! | [`epochs`] | the same for groups under a configuration service: chain, active, passive |
 //! | [`explore`] | every order of events in a small group of Raft cores, up to bounds |
 //! | [`virtual_disk`], [`virtual_map`], [`journal`] | a disk that crashes, tears and lies; log engines for it |
 //! | [`conformance`], [`memory`] | what every log engine must do, and a twin in memory that does it |
@@ -54,6 +55,7 @@ mod asking_admin;
 pub mod clients;
 pub mod clock;
 pub mod conformance;
+pub mod epochs;
 pub mod explore;
 mod fault_injector;
 mod founding;

@@ -294,17 +294,27 @@ impl<S: StateMachine> StateMachine for Chained<S> {
     }
 
     fn restore(input: &mut dyn io::Read) -> io::Result<Chained<S>> {
-        let mut numbers = [0; 16];
-        input.read_exact(&mut numbers)?;
-        let (last, digest) = numbers.split_at(8);
-        let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
-        let (last, digest) = (Index(number(last)), number(digest));
+        let (last, digest) = read_numbers(input)?;
         Ok(Chained { inner: S::restore(input)?, last, digest, notes: RefCell::default() })
+    }
+
+    fn advance(image: ChainedImage<S::Image>, difference: &mut dyn io::Read) -> io::Result<Chained<S>> {
+        let (last, digest) = read_numbers(difference)?;
+        Ok(Chained { inner: S::advance(image.inner, difference)?, last, digest, notes: RefCell::default() })
     }
 
     fn inherit(&mut self, from: &Chained<S>) {
         self.inner.inherit(&from.inner);
     }
+}
+
+/// The last command's place, and the digest.
+fn read_numbers(input: &mut dyn io::Read) -> io::Result<(Index, u64)> {
+    let mut numbers = [0; 16];
+    input.read_exact(&mut numbers)?;
+    let (last, digest) = numbers.split_at(8);
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    Ok((Index(number(last)), number(digest)))
 }
 
 fn deep_digest<S: StateMachine>(state: &S) -> u64 {
@@ -326,5 +336,16 @@ impl<I: Image> Image for ChainedImage<I> {
         output.write_all(&self.last.0.to_le_bytes())?;
         output.write_all(&self.digest.to_le_bytes())?;
         self.inner.write(output)
+    }
+
+    fn write_difference(&self, base: &ChainedImage<I>, output: &mut dyn io::Write) -> io::Result<bool> {
+        let mut difference = Vec::new();
+        if !self.inner.write_difference(&base.inner, &mut difference)? {
+            return Ok(false);
+        }
+        output.write_all(&self.last.0.to_le_bytes())?;
+        output.write_all(&self.digest.to_le_bytes())?;
+        output.write_all(&difference)?;
+        Ok(true)
     }
 }

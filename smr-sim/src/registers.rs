@@ -53,6 +53,14 @@ impl Image for Register {
         let values: Vec<(u8, u64)> = self.values.iter().map(|(register, value)| (*register, *value)).collect();
         output.write_all(&codec::encode(&values))
     }
+
+    fn write_difference(&self, base: &Register, output: &mut dyn io::Write) -> io::Result<bool> {
+        let is_news = |(register, value): &(&u8, &u64)| base.values.get(*register) != Some(*value);
+        let values: Vec<(u8, u64)> =
+            self.values.iter().filter(is_news).map(|(register, value)| (*register, *value)).collect();
+        output.write_all(&codec::encode(&values))?;
+        Ok(true)
+    }
 }
 
 impl StateMachine for Register {
@@ -79,6 +87,12 @@ impl StateMachine for Register {
         input.read_to_end(&mut bytes)?;
         let values: Vec<(u8, u64)> = codec::decode(&bytes).map_err(io::Error::other)?;
         Ok(Register { values: values.into_iter().collect() })
+    }
+
+    fn advance(image: Register, difference: &mut dyn io::Read) -> io::Result<Register> {
+        let Register { mut values } = image;
+        values.extend(Register::restore(difference)?.values);
+        Ok(Register { values })
     }
 }
 

@@ -167,7 +167,8 @@ fn run_once<W: Workload + Clone>(
     }
 }
 
-fn words_of(panic: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub(crate) fn words_of(panic: &(dyn Any + Send)) -> String {
     let why = panic.downcast_ref::<String>().cloned();
     let why = why.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
     why.unwrap_or_else(|| "a panic without a message".to_owned())

@@ -26,9 +26,9 @@ use smr::replica::{GenesisAnswer, Outcome, ReplySink, Request};
 use smr::state_machine::StateMachine;
 use smr::status::StateDigest;
 
-pub(crate) use self::opening::Start;
 pub use self::opening::StartTrouble;
-pub(crate) use self::serving::{Broken, carry};
+pub(crate) use self::opening::{Start, open_incarnation};
+pub(crate) use self::serving::{Broken, DIGEST_EVERY_ENTRIES, Restored, carry, restore};
 pub use self::serving::{Replica, Serving};
 pub(crate) use self::shape::Common;
 pub use self::shape::{CLUSTER, Shape, group};

@@ -29,6 +29,8 @@ pub enum Purpose {
     Recorder,
     /// In which order a replica hears of what happened elsewhere.
     Order,
+    /// What a configuration service does, and when.
+    Service,
 }
 
 /// A stream of random numbers.

@@ -4,6 +4,7 @@
 //! [`LONG_RUN_SEEDS`] or more held, but proves little: too few operations were answered, or a rare situation was never
 //! met that a run of that length should meet ([`summary`]).
 
+mod kinds;
 mod speed;
 mod summary;
 
@@ -15,11 +16,14 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use parking_lot::Mutex;
-use smr_sim::run::{Failure, Options as RunOptions, Report, run as run_seed};
+use smr_sim::run::Failure;
 use smr_sim::trace::Text;
 
+use self::kinds::SeedReport;
 use self::summary::Summary;
 use crate::client_sim;
+
+pub use self::kinds::KindOfSeeds;
 
 /// From this many seeds on a run that held is judged by what it has shown.
 const LONG_RUN_SEEDS: u64 = 1_000;
@@ -46,6 +50,10 @@ pub struct Options {
     /// Replicas of the group, instead of what the seed says.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub nodes: Option<u16>,
+    /// The kind of the groups: raft, chain, active or passive; epochs for the last three, as each seed says; any for
+    /// half Raft and half the others.
+    #[arg(long, default_value = "raft", conflicts_with_all = ["library", "speed"])]
+    pub kind: KindOfSeeds,
     /// Print everything that happens, to stderr. For one seed.
     #[arg(long)]
     pub verbose: bool,
@@ -134,7 +142,6 @@ struct Found {
 
 fn work(options: &Options, progress: &Progress) {
     let text = if options.verbose { Text::Print } else { Text::None };
-    let run_options = RunOptions { nodes: options.nodes, text, ..RunOptions::default() };
     loop {
         let seed = progress.next.fetch_add(1, Ordering::SeqCst);
         let more = match options.minutes {
@@ -144,18 +151,18 @@ fn work(options: &Options, progress: &Progress) {
         if !more || progress.stop.load(Ordering::SeqCst) {
             return;
         }
-        let report = run_seed(seed, &run_options);
+        let report = kinds::run_seed(seed, options.kind, options.nodes, text);
         if options.hashes {
-            println!("{seed} {:016x}", report.hash);
+            println!("{seed} {:016x}", report.hash());
         }
         let mut found = progress.found.lock();
         take(&mut found, report, progress, options.failures_max);
     }
 }
 
-fn take(found: &mut Found, report: Report, progress: &Progress, failures_max: usize) {
+fn take(found: &mut Found, report: SeedReport, progress: &Progress, failures_max: usize) {
     found.summary.add(&report);
-    if let Some(failure) = report.failure {
+    if let Some(failure) = report.into_failure() {
         eprintln!("seed {}: {}: {}", failure.seed, failure.violation.property, failure.violation.why);
         found.failures.push(failure);
         if found.failures.len() >= failures_max {

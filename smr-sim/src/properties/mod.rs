@@ -8,8 +8,7 @@
 //! # Without a file of their own
 //! - I14, linearizability, is judged at the end of a run by the workload, from what clients saw
 //!   ([`crate::workload`]).
-//! - I16 speaks of epochs of configurations, as the manager will issue them for chain replication and primary-backup.
-//!   Neither exists yet, so it has no subject here: nothing checks it.
+//! - I16 speaks of epochs of configurations, which Raft groups do not have: see [`crate::epochs::properties`].
 
 mod acknowledged_is_kept;
 mod bounds;

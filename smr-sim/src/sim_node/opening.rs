@@ -83,7 +83,8 @@ impl<S: StateMachine> SimNode<S> {
         loop {
             let known = directory.quarantined().is_some();
             let nonce = rng.clone().next_u64();
-            let (opened, snapshots) = open_incarnation(&disk, directory, incarnation, nonce, world.shape.engine)?;
+            let (opened, snapshots) =
+                open_incarnation(&disk, directory, GroupKind::Raft, incarnation, nonce, world.shape.engine)?;
             match (opened, snapshots) {
                 (OpenOutcome::Store(opened), Some(snapshots)) => {
                     let mut notes = opened.notes.clone();
@@ -148,7 +149,7 @@ impl<S: StateMachine> SimNode<S> {
         let failed = |error: OpenError| error.to_string();
         let mut directory = ReplicaDirectory::open(disk.clone(), Path::new(DIRECTORY), expected).map_err(failed)?;
         loop {
-            match open_incarnation(&disk, directory, self.id.incarnation, 0, self.engine)? {
+            match open_incarnation(&disk, directory, GroupKind::Raft, self.id.incarnation, 0, self.engine)? {
                 (OpenOutcome::Store(opened), Some(snapshots)) if opened.identity.node == self.id => {
                     let snapshot = snapshots.latest().map(|info| info.meta).unwrap_or_default();
                     let heals_past = opened.healing.map(|healing| healing.past);
@@ -213,9 +214,11 @@ impl<S: StateMachine> SimNode<S> {
     }
 }
 
-fn open_incarnation(
+/// Opens what is in a directory, with its snapshots unless it is in quarantine.
+pub(crate) fn open_incarnation(
     disk: &Arc<dyn Disk>,
     directory: ReplicaDirectory,
+    kind: GroupKind,
     incarnation: Incarnation,
     start_nonce: u64,
     engine: LogEngine,
@@ -227,7 +230,7 @@ fn open_incarnation(
     }
     let options = StoreOptions {
         snapshot: found.as_ref().and_then(|(_, newest)| newest.clone()).map(|info| info.meta).unwrap_or_default(),
-        kind: GroupKind::Raft,
+        kind,
         incarnation_if_new: incarnation,
         engine,
         allow_unsynced: true,

@@ -5,14 +5,14 @@ use std::collections::VecDeque;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 use smr::codec;
-use smr::entry::{EntryId, GenesisHash, HardState, Term};
+use smr::entry::{EntryId, GenesisHash, HardState, SnapshotMeta, Term};
 use smr::internals::disk_jobs::{DiskBatch, DiskError, DiskJob};
 use smr::internals::engine::{Engine as ReplicaEngine, EngineStart, Install, SnapshotImage};
-use smr::internals::protocol::{Envelope, LogChange, Recovered, Time, Write};
-use smr::internals::raft::{Message, Raft};
+use smr::internals::protocol::{Envelope, LogChange, Protocol, Recovered, Time, Write};
+use smr::internals::raft::Raft;
 use smr::internals::session::{SessionLimits, SessionTable};
 use smr::internals::snapshot::{ReceivedSnapshot, SendingFile, SnapshotDir, SnapshotError, SnapshotReader};
-use smr::internals::storage::{BootstrapState, Healing, OpenedStore};
+use smr::internals::storage::{BootstrapState, Healing, OpenedStore, Store};
 use smr::internals::turn::{BootstrapRecord, Turns};
 use smr::state_machine::StateMachine;
 use smr::status::ServiceState;
@@ -22,23 +22,23 @@ use crate::asking_admin::{AskingAdmin, RequestedChanges};
 use crate::probe::{Chained, Core};
 
 /// At multiples of this index the states are hashed.
-const DIGEST_EVERY_ENTRIES: u64 = 128;
+pub(crate) const DIGEST_EVERY_ENTRIES: u64 = 128;
 
 /// Bytes of a snapshot that travel at a time.
 const PIECE_BYTES: usize = 700;
 
 /// The production engine with the production core and the user's state machine, each in its probe.
-pub type Replica<S> = ReplicaEngine<Core, Chained<S>>;
+pub type Replica<S, P = Core> = ReplicaEngine<P, Chained<S>>;
 
 /// A process in service.
-pub struct Serving<S: StateMachine> {
-    pub(crate) turns: Turns<Core, Chained<S>>,
+pub struct Serving<S: StateMachine, P: Protocol = Core> {
+    pub(crate) turns: Turns<P, Chained<S>>,
     /// Events that may wait for a turn.
     pub(crate) events_max: usize,
     /// The production directory of snapshots, on the virtual disk.
     pub snapshots: SnapshotDir,
-    disk_batch: DiskBatch<Message>,
-    pub(crate) jobs: VecDeque<DiskJob<Message>>,
+    disk_batch: DiskBatch<P::Message>,
+    pub(crate) jobs: VecDeque<DiskJob<P::Message>>,
     /// How many of the jobs are being worked at.
     at_work: usize,
     /// A snapshot that is being written.
@@ -58,15 +58,8 @@ pub(super) fn serve<S: StateMachine>(
     let BootstrapState::Initialized { genesis, founders } = opened.bootstrap else {
         panic!("an uninitialized node serves")
     };
-    let latest = snapshots.latest();
-    let (sessions, state) = match &latest {
-        Some(info) => {
-            let reader = snapshots.read(info).map_err(|error| error.to_string())?;
-            build(world.shape.sessions, reader).map_err(|error| error.to_string())?
-        }
-        None => (SessionTable::with_limits(world.shape.sessions), Chained::new((world.empty)())),
-    };
-    let (meta, snapshot_len_bytes) = latest.map(|info| (info.meta, info.len_bytes)).unwrap_or_default();
+    let Restored { sessions, state, meta, snapshot_len_bytes } =
+        restore(&snapshots, world.shape.sessions, || (world.empty)())?;
     let snapshot = meta.last;
     let hard_state = if opened.stored.hard_state().term == Term::ZERO {
         HardState { term: Term(1), ..HardState::default() }
@@ -94,21 +87,39 @@ pub(super) fn serve<S: StateMachine>(
         nonce_seed,
         portion: world.shape.portion,
     });
-    Ok(Serving {
-        turns: Turns::new(
-            engine,
-            BootstrapRecord { genesis, founders, cluster: Some(CLUSTER) },
-            next_incarnation,
-            world.shape.writes_under_way_high,
-        ),
-        events_max: world.shape.events_max,
-        snapshots,
-        disk_batch: DiskBatch::new(opened.store),
-        jobs: VecDeque::new(),
-        at_work: 0,
-        taking: None,
-        building: None,
-    })
+    let turns = Turns::new(
+        engine,
+        BootstrapRecord { genesis, founders, cluster: Some(CLUSTER) },
+        next_incarnation,
+        world.shape.writes_under_way_high,
+    );
+    Ok(Serving::new(turns, world.shape.events_max, snapshots, opened.store))
+}
+
+/// What a node starts from besides its log.
+pub(crate) struct Restored<S> {
+    pub(crate) sessions: SessionTable,
+    pub(crate) state: Chained<S>,
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) snapshot_len_bytes: u64,
+}
+
+/// The state of the newest snapshot, or the empty one.
+pub(crate) fn restore<S: StateMachine>(
+    snapshots: &SnapshotDir,
+    limits: SessionLimits,
+    empty: impl FnOnce() -> S,
+) -> Result<Restored<S>, String> {
+    let latest = snapshots.latest();
+    let (sessions, state) = match &latest {
+        Some(info) => {
+            let reader = snapshots.read(info).map_err(|error| error.to_string())?;
+            build(limits, reader).map_err(|error| error.to_string())?
+        }
+        None => (SessionTable::with_limits(limits), Chained::new(empty())),
+    };
+    let (meta, snapshot_len_bytes) = latest.map(|info| (info.meta, info.len_bytes)).unwrap_or_default();
+    Ok(Restored { sessions, state, meta, snapshot_len_bytes })
 }
 
 /// The state that a snapshot holds.
@@ -122,14 +133,32 @@ pub(crate) fn build<S: StateMachine>(
     Ok((sessions, state))
 }
 
-impl<S: StateMachine> Serving<S> {
+impl<S: StateMachine, P: Protocol> Serving<S, P> {
+    pub(crate) fn new(
+        turns: Turns<P, Chained<S>>,
+        events_max: usize,
+        snapshots: SnapshotDir,
+        store: Store,
+    ) -> Serving<S, P> {
+        Serving {
+            turns,
+            events_max,
+            snapshots,
+            disk_batch: DiskBatch::new(store),
+            jobs: VecDeque::new(),
+            at_work: 0,
+            taking: None,
+            building: None,
+        }
+    }
+
     /// The last entry that was applied.
     pub fn applied(&self) -> EntryId {
         self.engine().applied()
     }
 
     /// The production engine.
-    pub fn engine(&self) -> &Replica<S> {
+    pub fn engine(&self) -> &Replica<S, P> {
         self.turns.engine()
     }
 
@@ -138,11 +167,11 @@ impl<S: StateMachine> Serving<S> {
         self.turns.readmission_open()
     }
 
-    pub(crate) fn into_disk_batch(self) -> DiskBatch<Message> {
+    pub(crate) fn into_disk_batch(self) -> DiskBatch<P::Message> {
         self.disk_batch
     }
 
-    pub(crate) fn give_to_disk(&mut self, job: DiskJob<Message>) {
+    pub(crate) fn give_to_disk(&mut self, job: DiskJob<P::Message>) {
         self.jobs.push_back(job);
     }
 
@@ -161,7 +190,7 @@ impl<S: StateMachine> Serving<S> {
     }
 
     /// Does what the disk took; gives the writes that are durable by that.
-    pub(crate) fn end_disk_work(&mut self) -> Result<Vec<Write<Message>>, DiskError> {
+    pub(crate) fn end_disk_work(&mut self) -> Result<Vec<Write<P::Message>>, DiskError> {
         let count = std::mem::take(&mut self.at_work);
         for job in self.jobs.drain(..count) {
             self.disk_batch.take(job)?;
@@ -175,7 +204,7 @@ impl<S: StateMachine> Serving<S> {
     }
 
     /// Messages that wait for a sync.
-    pub(crate) fn held_back(&self) -> impl Iterator<Item = &Envelope<Message>> {
+    pub(crate) fn held_back(&self) -> impl Iterator<Item = &Envelope<P::Message>> {
         self.jobs.iter().flat_map(|job| match job {
             DiskJob::Write(write) => write.peek(),
             _ => &[],
@@ -190,7 +219,7 @@ impl<S: StateMachine> Serving<S> {
     /// Whether entries that contradict the leader's wait to be removed.
     pub(crate) fn truncates(&self) -> bool {
         let removes =
-            |write: &Write<Message>| write.log().iter().any(|change| matches!(change, LogChange::RemoveFrom(_)));
+            |write: &Write<P::Message>| write.log().iter().any(|change| matches!(change, LogChange::RemoveFrom(_)));
         self.jobs.iter().any(|job| matches!(job, DiskJob::Write(write) if removes(write)))
     }
 
@@ -217,11 +246,11 @@ impl<S: StateMachine> Serving<S> {
     }
 
     /// Does what still waits until the power goes. No one hears of it any more.
-    pub(super) fn go_on_until_the_end(mut self: Box<Serving<S>>) {
+    pub(crate) fn go_on_until_the_end(mut self: Box<Self>) {
         // Whoever comes first: the threads run side by side.
         let snapshot_first = self.jobs.len().is_multiple_of(2);
         let taking = self.taking.take();
-        let write = |serving: &Serving<S>| {
+        let write = |serving: &Serving<S, P>| {
             if let Some(image) = &taking {
                 // The power goes somewhere in the middle: an error is what is wanted.
                 let _ = write_snapshot(&serving.snapshots, image, serving.turns.bootstrap_record().genesis);

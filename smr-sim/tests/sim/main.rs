@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails here")]
 
 mod divergence;
+mod epochs;
 mod new_kinds;
 #[path = "../../../smr/tests/seed_range/mod.rs"]
 mod seed_range;

@@ -54,6 +54,11 @@ pub fn holds_lease(core: &Configured) -> bool {
     core.holds_lease()
 }
 
+/// Until when it may answer reads by its lease, by its own clock.
+pub fn leased_until(core: &Configured) -> Time {
+    core.leased_until
+}
+
 /// How much waits in a core, of what has a limit (I17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {

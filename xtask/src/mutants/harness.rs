@@ -17,9 +17,11 @@ const SAID_MAX_CHARS: usize = 160;
 /// A seeded harness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Harness {
-    /// The simulator of whole groups, as `madkv-sim` runs it. Built as an example of `smr-sim`, so that a bug costs a
-    /// build of `smr` and that crate alone.
+    /// The simulator of whole Raft groups, as `madkv-sim` runs it. Built as an example of `smr-sim`, so that a bug costs
+    /// a build of `smr` and that crate alone.
     Sim,
+    /// The same for groups under a configuration service, of all their kinds: the same example with `--epochs`.
+    SimEpochs,
     /// The same with real clients, listeners and maps: `madkv-sim --library`.
     Library,
     /// The tests of whole groups in `smr/tests/engine_cluster`, one seed at a time.
@@ -63,8 +65,9 @@ pub enum Run {
 }
 
 impl Harness {
-    const ALL: [Harness; 12] = [
+    const ALL: [Harness; 13] = [
         Harness::Sim,
+        Harness::SimEpochs,
         Harness::Library,
         Harness::EngineCluster,
         Harness::Storage,
@@ -81,6 +84,7 @@ impl Harness {
     fn name(self) -> &'static str {
         match self {
             Harness::Sim => "sim",
+            Harness::SimEpochs => "sim_epochs",
             Harness::Library => "library",
             Harness::EngineCluster => "engine_cluster",
             Harness::Storage => "storage",
@@ -101,7 +105,7 @@ impl Harness {
     /// If the build fails: then the bug is none that anyone could commit.
     pub fn build(self, tree: &Tree) -> Result<Built, TreeError> {
         let arguments: &[&str] = match self {
-            Harness::Sim => &["build", "--package", "smr-sim", "--example", "simulate"],
+            Harness::Sim | Harness::SimEpochs => &["build", "--package", "smr-sim", "--example", "simulate"],
             Harness::Library => &["build", "--package", "madkv-chaos", "--bin", "madkv-sim"],
             Harness::EngineCluster => &["test", "--package", "smr", "--test", "engine_cluster", "--no-run"],
             Harness::Storage => &["test", "--package", "smr", "--test", "storage", "--no-run"],
@@ -150,7 +154,7 @@ impl Harness {
             return Err(TreeError::Program(format!("does not build: {first}")));
         }
         let programs = match self {
-            Harness::Sim => vec![tree.target().join("debug").join("examples").join("simulate")],
+            Harness::Sim | Harness::SimEpochs => vec![tree.target().join("debug").join("examples").join("simulate")],
             Harness::Library => vec![tree.target().join("debug").join("madkv-sim")],
             _ => executables(&words),
         };
@@ -200,11 +204,12 @@ impl Built {
         let deadline = Instant::now() + time;
         let words = tree.target().join("said");
         match self.harness {
-            Harness::Sim | Harness::Library => {
+            Harness::Sim | Harness::SimEpochs | Harness::Library => {
                 let mut command = Command::new(&self.programs[0]);
                 let range = format!("0..{seeds}");
                 match self.harness {
                     Harness::Library => command.args(["--library", "--seeds", &range]),
+                    Harness::SimEpochs => command.args([&range, "--epochs"]),
                     _ => command.arg(&range),
                 };
                 Ok(match wait(&mut command, tree, &words, deadline)? {

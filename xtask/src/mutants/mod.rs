@@ -1,7 +1,7 @@
 //! `xtask mutants`: are the bugs that were made on purpose still found?
 //!
 //! The bank is the directory `mutants/`: one file each, with a head that says which rule the bug breaks, who is to
-//! notice, and which harness finds it, and with what is to be found and replaced in the production code. For each bug
+//! notice, and which harnesses find it, and with what is to be found and replaced in the production code. For each bug
 //! the tree is copied, the bug put in, the harness built and run from its first seed on, until it says that something
 //! is wrong. A harness that stops finding one of them is broken, and so is a bug that no longer fits the code.
 //!
@@ -75,12 +75,14 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error + Send + Sync>> {
     let mut lines = Vec::new();
     let mut all_found = true;
     for (number, bug) in bank.iter().enumerate() {
-        let began = Instant::now();
-        let fate = try_out(&tree, bug, &limits).unwrap_or_else(|error| Fate::Broken(error.to_string()));
-        let line = row(bug, &fate, began.elapsed());
-        println!("{}/{} {line}", number + 1, bank.len());
-        all_found &= matches!(fate, Fate::Found { .. });
-        lines.push(line);
+        for harness in &bug.harnesses {
+            let began = Instant::now();
+            let fate = try_out(&tree, bug, *harness, &limits).unwrap_or_else(|error| Fate::Broken(error.to_string()));
+            let line = row(bug, *harness, &fate, began.elapsed());
+            println!("{}/{} {line}", number + 1, bank.len());
+            all_found &= matches!(fate, Fate::Found { .. });
+            lines.push(line);
+        }
     }
     tree.refresh()?;
     let table = format!("{HEAD}{}\n", lines.join("\n"));
@@ -99,13 +101,13 @@ struct Limits {
 
 const HEAD: &str = "| bug | harness | seeds to find | seconds with the build | said |\n|---|---|---|---|---|\n";
 
-fn row(bug: &Mutant, fate: &Fate, took: Duration) -> String {
+fn row(bug: &Mutant, harness: Harness, fate: &Fate, took: Duration) -> String {
     let (seeds, said) = match fate {
         Fate::Found { seeds, said } => (seeds.to_string(), said.replace('|', "/")),
         Fate::NotFound { seeds } => (format!("**NOT FOUND** in {seeds}"), String::new()),
         Fate::Broken(why) => ("**BROKEN**".to_owned(), why.replace(['|', '\n'], " ")),
     };
-    format!("| {} | {} | {seeds} | {} | {said} |", bug.name, bug.harness, took.as_secs())
+    format!("| {} | {} | {seeds} | {} | {said} |", bug.name, harness, took.as_secs())
 }
 
 fn chosen(bank: Vec<Mutant>, names: &[String]) -> Result<Vec<Mutant>, Box<dyn Error + Send + Sync>> {
@@ -119,7 +121,8 @@ fn chosen(bank: Vec<Mutant>, names: &[String]) -> Result<Vec<Mutant>, Box<dyn Er
 fn look(root: &Path, bank: &[Mutant], options: &Options) -> bool {
     if options.list {
         for bug in bank {
-            println!("{:<42} {:<16} {}", bug.name, bug.harness.to_string(), bug.breaks);
+            let harnesses: Vec<String> = bug.harnesses.iter().map(Harness::to_string).collect();
+            println!("{:<42} {:<16} {}", bug.name, harnesses.join(", "), bug.breaks);
         }
         println!("{} bugs", bank.len());
     }
@@ -151,7 +154,7 @@ fn soundness(
     limits: &Limits,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     tree.refresh()?;
-    let mut needed: Vec<Harness> = bank.iter().map(|bug| bug.harness).collect();
+    let mut needed: Vec<Harness> = bank.iter().flat_map(|bug| bug.harnesses.iter().copied()).collect();
     needed.sort_unstable();
     needed.dedup();
     for harness in needed {
@@ -169,10 +172,10 @@ fn soundness(
     Ok(())
 }
 
-fn try_out(tree: &Tree, bug: &Mutant, limits: &Limits) -> Result<Fate, Box<dyn Error + Send + Sync>> {
+fn try_out(tree: &Tree, bug: &Mutant, harness: Harness, limits: &Limits) -> Result<Fate, Box<dyn Error + Send + Sync>> {
     tree.refresh()?;
     tree.write(&bug.applied_to(tree.path()).map_err(TreeError::Stale)?)?;
-    let built = bug.harness.build(tree)?;
+    let built = harness.build(tree)?;
     Ok(match built.run(tree, limits.seeds, limits.time)? {
         Run::Complained { seed, said } => Fate::Found { seeds: seed + 1, said },
         Run::Silent { tried } => Fate::NotFound { seeds: tried },

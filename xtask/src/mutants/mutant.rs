@@ -33,8 +33,8 @@ pub struct Mutant {
     pub breaks: String,
     /// The cases and invariants of the fault catalogue that should notice.
     pub noticed_by: String,
-    /// Who is to find it.
-    pub harness: Harness,
+    /// Who is to find it: each of them. At least one.
+    pub harnesses: Vec<Harness>,
     /// What it changes; at least one.
     pub edits: Vec<Edit>,
 }
@@ -144,7 +144,7 @@ fn parse(name: &str, text: &str) -> Result<Mutant, String> {
         name: name.to_owned(),
         breaks: needed("Breaks")?,
         noticed_by: needed("Noticed by")?,
-        harness: needed("Harness")?.parse()?,
+        harnesses: needed("Harness")?.split(',').map(|name| name.trim().parse()).collect::<Result<_, _>>()?,
         edits: blocks.chunks(4).map(edit).collect::<Result<_, _>>()?,
     })
 }
@@ -185,11 +185,13 @@ mod tests {
         let second = "File: y.rs\nIn: impl B, fn c\nFind:\n    if a {\n        b: c\n\n    }\nReplace: d\n";
         let mutant = parse("some_bug", &format!("{HEAD}{BLOCK}\n{second}")).unwrap();
         assert_eq!((mutant.name.as_str(), mutant.breaks.as_str()), ("some_bug", "one rule that is long"));
-        assert_eq!((mutant.noticed_by.as_str(), mutant.harness), ("E4, I2", Harness::Sim));
+        assert_eq!((mutant.noticed_by.as_str(), &mutant.harnesses[..]), ("E4, I2", &[Harness::Sim][..]));
         let [first, second] = &mutant.edits[..] else { panic!("{:?}", mutant.edits) };
         assert_eq!((&first.file[..], &first.find[..], &first.replace[..]), ("x.rs", "sync();", ""));
         assert_eq!((second.place.to_string(), &second.replace[..]), ("impl B, fn c".to_owned(), "d"));
         assert_eq!(second.find, "if a {\n        b: c\n\n    }");
+        let both = HEAD.replace("Harness: sim", "Harness: scripts, sim_epochs");
+        assert_eq!(parse("b", &format!("{both}{BLOCK}")).unwrap().harnesses, [Harness::Scripts, Harness::SimEpochs]);
     }
 
     #[test]
