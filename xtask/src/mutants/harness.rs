@@ -17,8 +17,8 @@ const SAID_MAX_CHARS: usize = 160;
 /// A seeded harness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Harness {
-    /// The simulator of whole Raft groups, as `madkv-sim` runs it. Built as an example of `smr-sim`, so that a bug costs
-    /// a build of `smr` and that crate alone.
+    /// The simulator of whole Raft groups, as `madkv-sim` runs it. Built as an example of `smr-sim`, so that a bug
+    /// costs a build of `smr` and that crate alone.
     Sim,
     /// The same for groups under a configuration service, of all their kinds: the same example with `--epochs`.
     SimEpochs,
