@@ -41,6 +41,8 @@ situations! {
     FormerLeaderAnswered,
     /// a read was taken by one who was not first
     ReadElsewhere,
+    /// a member kept a write that the first had not ordered, and sent it on
+    WriteForwarded,
     /// a checkpoint was made that says what has changed (K14)
     CheckpointMade,
     /// a checkpoint was a mark

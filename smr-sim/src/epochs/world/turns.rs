@@ -187,6 +187,10 @@ impl World {
             PeerMessage::Replaced { by, since } => {
                 serving.turns.engine_mut().replaced_heard(from, Replaced { by, since });
             }
+            PeerMessage::Forward(writes) => {
+                self.rare.saw(Rare::WriteForwarded);
+                serving.turns.engine_mut().forwarded(now, writes);
+            }
             PeerMessage::Checkpoint(piece) => {
                 let applied = serving.applied();
                 let told = format!(
@@ -298,6 +302,7 @@ impl World {
                 let at = self.now.plus_us(self.disks.below(self.common.config.checkpoint_work_us));
                 self.schedule(at, Event::BuildCheckpoint { replica, run, build });
             }
+            Action::Forward(to, writes) => self.send(from, to, &PeerMessage::Forward(writes)),
             Action::Exchange(report) => self.exchange(report),
             Action::AnswerParts { reply, parts } => reply.send(Outcome::Answer(parts.flatten().collect())),
             Action::Report(line) => self.say(|| format!("{from}: {line}")),
