@@ -10,7 +10,7 @@ use smr_sim::epochs::run::{Options, Report, run};
 use crate::seed_range::seeds;
 
 /// How many seeds the gate has time for.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 200;
 /// This many of the rare situations, which are some thirty, may be left out by them.
 const RARE_UNMET_MAX: usize = 6;
 
