@@ -18,9 +18,14 @@ use crate::ycsb::INTERRUPTED;
 use crate::ycsb::command;
 
 const KINDS: [&str; 4] = ["raft", "chain", "active", "passive"];
+/// The table, below the directory that was told.
+const PAGE: &str = "protocols.md";
 const SIZES: [u16; 3] = [2, 3, 5];
 /// Kills of the first of a group: with its process alone, or so that it hangs.
 const WAYS: [Way; 2] = [Way::Kill, Way::Freeze];
+
+/// Operations that write, by YCSB's names.
+const WRITING: [&str; 3] = ["UPDATE", "INSERT", "READ-MODIFY-WRITE"];
 
 /// How long, and where to.
 #[derive(Clone, Debug, Args)]
@@ -61,7 +66,7 @@ struct Measured {
     mean_ms: f64,
     p99_ms: f64,
     /// Processor time of all servers and managers, in microseconds per operation.
-    cpu_us: f64,
+    cpu_us: Option<f64>,
     /// What all servers had written to their disks, in bytes per operation that writes.
     written_bytes: Option<f64>,
 }
@@ -101,9 +106,15 @@ pub fn run(options: &Options) -> Result<(), Trouble> {
                 row.pauses.push(pauses);
             }
             rows.push(row);
+            // What was measured is not lost with what was not.
+            write(options, &rows)?;
         }
     }
-    write(options, &rows)
+    if rows.is_empty() {
+        return Err("Raft groups have 1, 3, 5, 7 or 9 replicas: there is nothing to measure".into());
+    }
+    println!("{}", options.out.join(PAGE).display());
+    Ok(())
 }
 
 fn line(options: &Options, (kind, size): (&str, u16), workload: &str) -> Result<command::Options, Trouble> {
@@ -138,20 +149,16 @@ fn measure(
     }
     let all = outcome.all();
     let operations = all.count.max(1) as f64;
-    let cpu: f64 = outcome.costs.iter().filter_map(|cost| cost.cpu_seconds).sum();
-    let writes: u64 = outcome
-        .figures
-        .iter()
-        .filter(|(kind, _)| ["UPDATE", "INSERT"].contains(&kind.as_str()))
-        .map(|(_, f)| f.count)
-        .sum();
+    let cpu: Option<f64> = outcome.costs.iter().map(|cost| cost.cpu_seconds).sum();
+    let writes: u64 =
+        outcome.figures.iter().filter(|(kind, _)| WRITING.contains(&kind.as_str())).map(|(_, f)| f.count).sum();
     let servers = outcome.costs.iter().filter(|cost| cost.node.starts_with('s'));
     let written: Option<u64> = servers.map(|cost| cost.written_bytes).sum();
     Ok(Measured {
         rate: outcome.rate,
         mean_ms: all.mean_ms,
         p99_ms: all.p99_ms,
-        cpu_us: cpu * 1e6 / operations,
+        cpu_us: cpu.map(|seconds| seconds * 1e6 / operations),
         written_bytes: written.filter(|_| writes > 0).map(|bytes| bytes as f64 / writes as f64),
     })
 }
@@ -226,10 +233,7 @@ fn write(options: &Options, rows: &[Row]) -> Result<(), Trouble> {
             page.push_str(&format!("\n![]({name}.svg)\n"));
         }
     }
-    let path = options.out.join("protocols.md");
-    fs::write(&path, page)?;
-    println!("{}", path.display());
-    Ok(())
+    Ok(fs::write(options.out.join(PAGE), page)?)
 }
 
 fn page(options: &Options, rows: &[Row]) -> String {
@@ -256,7 +260,7 @@ fn page(options: &Options, rows: &[Row]) -> String {
                 row.size,
                 row.kind,
                 number(*rate),
-                number(*cpu_us)
+                cpu_us.map_or("-".to_owned(), number)
             ));
         }
     }
@@ -301,8 +305,8 @@ mod tests {
     #[test]
     fn page_has_a_line_for_each_group_and_workload_and_says_what_is_not_known() {
         let options = options(&["--workloads", "a"]).unwrap();
-        let measured = Measured { rate: 1234.0, mean_ms: 1.5, p99_ms: 9.0, cpu_us: 70.0, written_bytes: None };
-        let pauses = vec![vec![Duration::from_millis(700), Duration::from_millis(900)], Vec::new()];
+        let measured = Measured { rate: 1234.0, mean_ms: 1.5, p99_ms: 9.0, cpu_us: Some(70.0), written_bytes: None };
+        let pauses = vec![[600, 700, 900].map(Duration::from_millis).to_vec(), Vec::new()];
         let row = Row { kind: "chain".to_owned(), size: 2, measured: vec![measured], pauses };
         let page = page(&options, &[row]);
         assert!(page.contains("| 2 | chain | a | 1234 | 1.50 | 9.00 | 70.0 | - |"), "{page}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use madkv_proto::control::{ControlReply, ControlRequest, Events, Membership, Settings};
 use madkv_proto::frames::ClientRequest;
-use madkv_proto::settings::partition_of_replicas;
+use madkv_proto::settings::{parse_value, partition_of_replicas};
 use smr::epoch::GroupKind;
 use smr_service::client::{Exchange, Final};
 use tokio::time::Instant;
@@ -38,8 +38,8 @@ impl Client {
     /// change settings all the time; see [`Error`].
     pub async fn set(&self, name: &str, value: &str) -> Result<(), Error> {
         // What is no number at all the manager refuses in its own words, below.
-        if let (Some(partition), Ok(replicas)) = (partition_of_replicas(name), value.parse()) {
-            return self.scale(partition, replicas).await;
+        if let (Some(partition), Ok(replicas)) = (partition_of_replicas(name), parse_value(name, value)) {
+            return self.scale(partition, u16::try_from(replicas).unwrap_or(u16::MAX)).await;
         }
         let deadline = self.deadline();
         let mut tries = 0;

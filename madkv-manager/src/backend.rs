@@ -202,6 +202,10 @@ fn control(request: &[u8]) -> Result<Asked, String> {
                 return Err("the name or the value of the setting is too long".to_owned());
             }
             let value = settings::parse_value(&name, &value)?;
+            // In the log it would mean something to a later build, and nothing to this one.
+            if settings::definition(&name).is_none() && settings::partition_of_replicas(&name).is_none() {
+                return Err(settings::unknown(&name));
+            }
             Request::Idempotent { command: encode(&Command::Set { name, value, version, at_unix_ms: now_unix_ms() }) }
         }
         ControlRequest::Events { after, limit } => Request::Read { query: encode(&Query::Events { after, limit }) },

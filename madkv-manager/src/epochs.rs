@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use madkv_proto::control::ControlReply;
 use smr::codec;
+use smr::entry::Term;
 use smr::epoch_service::{
     Arbiter, ArbiterSettings, EpochDecision, EpochRecord, MemberReport, PresiderId, ServiceTime, ServiceWord,
 };
@@ -28,6 +29,9 @@ const LOOK_FOR_GROUPS_MS: u64 = 200;
 
 /// How long it may take until another member is first.
 const PROMOTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often whoever waits for that looks, in milliseconds.
+const PROMOTION_LOOK_MS: u64 = 50;
 
 /// The arbiters of all groups, while this replica leads.
 #[derive(Debug)]
@@ -98,20 +102,40 @@ impl EpochService {
             if asked_in.is_some_and(|epoch| epoch != present.epoch) {
                 return Ok(ControlReply::Refused("the members have changed meanwhile".to_owned()));
             }
-            if asked_in.is_none()
-                && let Some(arbiter) = self.arbiters().get_mut(&partition)
-            {
-                let now = self.now();
-                if let Err(why) = arbiter.promote(now, &record, name) {
-                    return Ok(ControlReply::Refused(why));
-                }
-                asked_in = Some(present.epoch);
+            let is_late = began.elapsed() > PROMOTION_TIMEOUT;
+            // Said again and again: a manager that leads anew has a new arbiter, which knows of no wish.
+            if let Some(ended) = self.wish(partition, &record, name, is_late, &mut asked_in) {
+                return ended.map(ControlReply::Refused);
             }
-            if began.elapsed() > PROMOTION_TIMEOUT {
-                return Err(Outcome::Unknown);
-            }
-            tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+            tokio::time::sleep(Duration::from_millis(PROMOTION_LOOK_MS)).await;
         }
+    }
+
+    /// Tells the arbiter what an operator wants, or that no one waits for it any longer; how that ends, if it does.
+    fn wish(
+        &self,
+        partition: u16,
+        record: &EpochRecord,
+        name: ReplicaId,
+        is_late: bool,
+        asked_in: &mut Option<Term>,
+    ) -> Option<Result<String, Outcome>> {
+        let mut arbiters = self.arbiters();
+        let Some(arbiter) = arbiters.get_mut(&partition) else {
+            // It may have been asked for at one that is gone.
+            return is_late.then_some(Err(Outcome::Unknown));
+        };
+        if is_late && asked_in.is_some() {
+            let is_over = arbiter.forget_promotion(name);
+            let why = format!("replica {name} did not become the first within {} s", PROMOTION_TIMEOUT.as_secs());
+            return Some(if is_over { Ok(why) } else { Err(Outcome::Unknown) });
+        }
+        match arbiter.promote(self.now(), record, name) {
+            Ok(()) => *asked_in = Some(record.present().epoch),
+            Err(why) if why.will_pass() && !is_late => {}
+            Err(why) => return Some(Ok(why.to_string())),
+        }
+        None
     }
 
     /// This replica leads, and these are the groups: what is to be decided now.

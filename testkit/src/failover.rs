@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use crate::cluster::{Cluster, Group, Node};
 use crate::load::{History, Load, Plan};
 use crate::place::Outcome;
+use crate::wait::wait_for;
 
 /// Answers between two kills, so that each kill hits a client at full speed.
 const ANSWERS_BETWEEN: u64 = 300;
@@ -94,7 +95,13 @@ fn revive(cluster: &mut Cluster, node: Node, way: Way) -> Outcome {
         Way::Freeze => cluster.process(node).thaw(),
     }
     cluster.wait_caught_up(node.group(), TIMEOUT)?;
-    Ok(())
+    // A member of a chain, active or passive group has everything before it is one again, and only then counts.
+    let members = cluster.nodes_of(node.group()).count();
+    let all_count = || {
+        let status = cluster.status(cluster.leader(node.group())?).ok()?;
+        (status.voters.len() == members).then_some(())
+    };
+    Ok(wait_for(TIMEOUT, "all members to count", all_count)?)
 }
 
 fn pauses(history: &History, moments: &[Instant]) -> Vec<Duration> {

@@ -134,8 +134,9 @@ fn build_of_the_workspace_has_every_program() {
         let manifest = &manifests[of];
         let (_, target) = manifest.split_once(&format!("[[bin]]\nname = \"{program}\"")).expect(program);
         let target = target.split("\n[").next().unwrap_or_default();
-        let wanted = target.lines().find_map(|line| line.strip_prefix("required-features = [\""));
-        let Some(wanted) = wanted.map(|list| list.trim_end_matches("\"]")) else { continue };
+        let Some(wanted) = target.lines().find(|line| line.starts_with("required-features")) else { continue };
+        let wanted = wanted.strip_prefix("required-features = [\"").and_then(|list| list.strip_suffix("\"]"));
+        let wanted = wanted.unwrap_or_else(|| panic!("{program}: not one feature on one line: {target}"));
         let is_on = |line: &str| {
             line.split_once('|').is_some_and(|(package, features)| {
                 package.starts_with(&format!("{program} ")) && features.split(',').any(|feature| feature == wanted)

@@ -328,7 +328,7 @@ fn phases(
         cpu_seconds: before.zip(after).map(|(before, after)| after.cpu.saturating_sub(before.cpu).as_secs_f64()),
         written_bytes: before
             .zip(after)
-            .map(|(before, after)| after.written_bytes.saturating_sub(before.written_bytes)),
+            .and_then(|(before, after)| Some(after.written_bytes?.saturating_sub(before.written_bytes?))),
         peak_mib: after.map(|after| after.peak_bytes as f64 / f64::from(1 << 20)),
     });
     outcome.costs = costs.collect();

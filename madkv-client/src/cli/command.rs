@@ -93,6 +93,8 @@ pub enum CliCommand {
         json: bool,
     },
     /// Hand the leadership of a group to another of its replicas
+    ///
+    /// In an active or passive group the managers make it the first; a chain keeps its order.
     Transfer {
         /// m, s0, s1, ...
         group: String,

@@ -6,7 +6,7 @@
 //! | `A: time out` | its timer fires, and it campaigns |
 //! | `A: refused 3` | its timer fires, and it hears of term 3 |
 //! | `A: sync` | all its writes under way are complete; nothing, if there are none |
-//! | `A: silence` | it leads, heard no one for T, and steps down |
+//! | `A: silence` | it leads, heard no one for long, and steps down |
 //! | `A: propose` | it is given the next command |
 //! | `A: crash 1` | it crashes and comes back, with this many parts of its unsynced writes |
 //! | `A: Vote of B` | that message arrives: of the latest term, and of those the latest |

@@ -50,7 +50,7 @@ fn told_event(event: &LocalEvent) -> String {
         LocalEvent::TimeOut => "times out and campaigns".to_owned(),
         LocalEvent::Refused { term } => format!("times out, asks around, and hears of {term:?}"),
         LocalEvent::Heartbeat => "sends heartbeats".to_owned(),
-        LocalEvent::Silence => "leads, hears no one for T, and steps down".to_owned(),
+        LocalEvent::Silence => "leads, hears no one for long, and steps down".to_owned(),
         LocalEvent::Propose { number } => format!("is given command {number}"),
     }
 }

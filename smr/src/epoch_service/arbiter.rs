@@ -33,6 +33,8 @@ const REMOVALS_COUNT_US: u64 = 600_000_000;
 /// An epoch lasts at least so long before another first is wanted, in microseconds: each change stops the group for a
 /// moment.
 const PROMOTION_PAUSE_US: u64 = 1_000_000;
+/// An operator's wish that has not come true for so long is over, in microseconds.
+const PROMOTION_WISH_US: u64 = 5_000_000;
 /// Newcomers that are remembered at most; more of them wait until these have joined or gone.
 const NEWCOMERS_MAX: usize = 64;
 
@@ -91,6 +93,33 @@ impl ArbiterSettings {
     }
 }
 
+/// Why a replica cannot be made the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotPromoted {
+    /// In a chain the order is the way of the log.
+    #[error("the members of a chain keep their order")]
+    Chain,
+    /// It is no member.
+    #[error("replica {0} is no member at present")]
+    NoMember(ReplicaId),
+    /// It may lack what was committed.
+    #[error("replica {0} does not have everything yet")]
+    Incomplete(ReplicaId),
+    /// It has not said anything lately.
+    #[error("replica {0} is not heard")]
+    NotHeard(ReplicaId),
+    /// The record is not the newest one.
+    #[error("the members are changing")]
+    Changing,
+}
+
+impl NotPromoted {
+    /// Whether it is worth while to ask again soon.
+    pub fn will_pass(&self) -> bool {
+        matches!(self, NotPromoted::NotHeard(_) | NotPromoted::Changing)
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Arbiter {
@@ -116,8 +145,8 @@ pub struct Arbiter {
     leaving: BTreeSet<NodeId>,
     is_activated: bool,
     first_restarted: bool,
-    /// Whom an operator wants to be first.
-    promoted: Option<NodeId>,
+    /// Whom an operator wants to be first, and when that was said last.
+    promoted: Option<(NodeId, Time)>,
     /// When it learned of this epoch.
     epoch_since: Time,
     caught_up: Option<NodeId>,
@@ -206,27 +235,37 @@ impl Arbiter {
     }
 
     /// An operator wants this replica to be the first. The next decision makes it that; one that comes in between ends
-    /// the wish. All that was ever committed is in its log, for it is complete; what was not yet may be lost with the
-    /// change, and whoever waits for it hears that its outcome is unknown.
+    /// the wish, and so does time, if it is not said again. All that was ever committed is in its log, for it is
+    /// complete; what was not yet may be lost with the change, and whoever waits for it hears that its outcome is
+    /// unknown. No lease has to be waited out: the former first is a member still, and nothing commits without its word.
     ///
     /// # Errors
     /// Why it cannot be.
-    pub fn promote(&mut self, now: Time, record: &EpochRecord, name: ReplicaId) -> Result<(), String> {
+    pub fn promote(&mut self, now: Time, record: &EpochRecord, name: ReplicaId) -> Result<(), NotPromoted> {
         let present = record.present();
         if present.kind == EpochKind::Chain {
-            return Err("the members of a chain keep their order".to_owned());
+            return Err(NotPromoted::Chain);
         }
-        let Some(node) = present.members.iter().copied().find(|member| member.name == name) else {
-            return Err(format!("replica {name} is no member at present"));
-        };
+        if self.is_outdated(record) {
+            return Err(NotPromoted::Changing);
+        }
+        self.follow(now, record);
+        let member = present.members.iter().copied().find(|member| member.name == name);
+        let node = member.ok_or(NotPromoted::NoMember(name))?;
         if !record.complete().contains(&node) {
-            return Err(format!("replica {name} does not have everything yet"));
+            return Err(NotPromoted::Incomplete(name));
         }
         if !self.is_there(node, now) {
-            return Err(format!("replica {name} is not heard"));
+            return Err(NotPromoted::NotHeard(name));
         }
-        self.promoted = Some(node);
+        self.promoted = Some((node, now));
         Ok(())
+    }
+
+    /// No one waits for the promotion any longer. False if it may yet happen.
+    pub fn forget_promotion(&mut self, name: ReplicaId) -> bool {
+        self.promoted = None;
+        self.proposed.as_ref().is_none_or(|next| next.first().name != name)
     }
 
     /// What is to be decided now, if anything. To be asked again and again; the same may be proposed more than once.
@@ -264,7 +303,8 @@ impl Arbiter {
         if self.first_restarted {
             return Some(self.next(record, staying));
         }
-        if let Some(first) = self.promoted.filter(|node| self.may_be_first(*node, now, record)) {
+        self.promoted = self.promoted.filter(|(_, said_at)| now.since_us(*said_at) < PROMOTION_WISH_US);
+        if let Some((first, _)) = self.promoted.filter(|(node, _)| self.may_be_first(*node, now, record)) {
             let others = staying.into_iter().filter(|member| *member != first);
             return Some(self.next(record, [first].into_iter().chain(others).collect()));
         }
@@ -679,8 +719,8 @@ mod tests {
         table.says(0, Vec::new());
         table.says(5, Vec::new());
         let promote = |table: &mut Table, name| table.arbiter.promote(table.now, &table.record, ReplicaId(name));
-        assert_eq!(promote(&mut table, 2), Err("replica 2 is not heard".to_owned()));
-        assert_eq!(promote(&mut table, 5), Err("replica 5 is no member at present".to_owned()));
+        assert_eq!(promote(&mut table, 2), Err(NotPromoted::NotHeard(ReplicaId(2))));
+        assert_eq!(promote(&mut table, 5), Err(NotPromoted::NoMember(ReplicaId(5))));
         table.says(2, Vec::new());
         promote(&mut table, 2).unwrap();
         assert_eq!(table.decide(), Some(vec![2, 0, 1]));
@@ -705,6 +745,39 @@ mod tests {
         table.after(1000);
         table.says(1, Vec::new());
         assert_eq!(table.decide(), None);
+
+        // So does time, and whoever waited for it can take it back.
+        promote(&mut table, 1).unwrap();
+        table.after(5000);
+        table.says(1, Vec::new());
+        assert_eq!(table.decide(), None);
+        promote(&mut table, 1).unwrap();
+        assert!(table.arbiter.forget_promotion(ReplicaId(1)));
+        assert_eq!(table.decide(), None);
+    }
+
+    // covers K2 K9
+    #[test]
+    fn promotion_by_a_record_of_another_epoch_than_the_arbiters_is_no_wish_that_comes_true_later() {
+        let mut table = Table::new(2);
+        let former = table.record.clone();
+        table.says(0, Vec::new());
+        table.says(1, Vec::new());
+        let epoch = table.record.present().epoch;
+        table.says(0, vec![Report::FirstRestarted { epoch, last: EntryId::ZERO }]);
+        // The arbiter has not heard of its own decision yet, and whoever asks has read it.
+        let decision = table.arbiter.decide(table.now, &table.record).expect("a new epoch");
+        table.record.apply(&decision).unwrap();
+        table.arbiter.promote(table.now, &table.record, ReplicaId(1)).unwrap();
+        table.after(1000);
+        table.says(1, Vec::new());
+        assert_eq!(table.decide(), Some(vec![1, 0]));
+        // And the other way round.
+        let refused = table.arbiter.promote(table.now, &former, ReplicaId(0));
+        assert_eq!(refused, Err(NotPromoted::Changing));
+        table.after(1000);
+        table.says(0, Vec::new());
+        assert_eq!(table.decide(), None);
     }
 
     // covers K2
@@ -717,11 +790,11 @@ mod tests {
         assert_eq!(table.decide(), Some(vec![0, 5]));
         table.says(5, Vec::new());
         let refused = table.arbiter.promote(table.now, &table.record, ReplicaId(5));
-        assert_eq!(refused, Err("replica 5 does not have everything yet".to_owned()));
+        assert_eq!(refused, Err(NotPromoted::Incomplete(ReplicaId(5))));
         let chain = EpochRecord::found(EpochKind::Chain, vec![node(0), node(1)]);
         let mut arbiter = Arbiter::new(ArbiterSettings::default(), PresiderId(1), Time(0));
         let refused = arbiter.promote(Time(0), &chain, ReplicaId(1));
-        assert_eq!(refused, Err("the members of a chain keep their order".to_owned()));
+        assert_eq!(refused, Err(NotPromoted::Chain));
     }
 
     // covers K7

@@ -25,7 +25,7 @@ use crate::protocol::{Report, Time};
 /// Monotonic time of a host of the service, in microseconds since an origin of its choice.
 pub use crate::protocol::Time as ServiceTime;
 
-pub use self::arbiter::{Arbiter, ArbiterSettings, BadArbiterSettings};
+pub use self::arbiter::{Arbiter, ArbiterSettings, BadArbiterSettings, NotPromoted};
 pub use self::record::{EpochDecision, EpochRecord, NotDecided, PresiderId};
 
 /// What a member, or who would be one, says to the service. Said again and again.

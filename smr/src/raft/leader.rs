@@ -266,11 +266,11 @@ impl Raft {
         }
     }
 
-    /// Check-quorum (thesis §6.2): for how long a quorum was silent, if that is 2 T at least. By then those who are cut
-    /// off from this leader have stood for election, each after T to 2 T, and clients should not wait for this one (E8,
-    /// E10). Sooner it would help no one, and hurt where the others only stood still for a moment, as on a machine
-    /// whose disk or memory is short: they would go on with this leader, which would have left them without one for T
-    /// more.
+    /// Check-quorum (thesis §6.2): for how long a quorum was silent, if that will be 2 T before the next look. By then
+    /// those who are cut off from this leader have stood for election, each after T to 2 T, and clients should not wait
+    /// for this one (E8, E10). Sooner it would help no one, and hurt where the others only stood still for a moment, as
+    /// on a machine whose disk or memory is short: they would go on with this leader, which would have left them
+    /// without one for T more.
     fn quorum_silent_for_us(&self) -> Option<u64> {
         let Role::Leader(leader) = &self.role else { return None };
         let alive_at = quorum::reached(self.configurations.current(), |node| {
@@ -281,7 +281,8 @@ impl Raft {
             }
         });
         let for_us = self.now.since_us(alive_at.unwrap_or_default());
-        (for_us >= 2 * self.settings.election_timeout_us).then_some(for_us)
+        let longest_us = 2 * self.settings.election_timeout_us - self.settings.heartbeat_us;
+        (for_us >= longest_us).then_some(for_us)
     }
 
     /// A leader whose disk hangs can commit nothing that needs its own copy, and answers ever more slowly (E19): for

@@ -9,8 +9,8 @@ use crate::status::ReadMode;
 pub struct Settings {
     /// How often a leader says that it is there, in microseconds. Several fit into an election timeout.
     pub heartbeat_us: u64,
-    /// `T`, in microseconds: timeouts are drawn from [T, 2T). A leader without a quorum for T steps down, and a voter
-    /// that heard its leader within T refuses to elect another (E12).
+    /// `T`, in microseconds: timeouts are drawn from [T, 2T). A leader without a quorum steps down within 2 T, and a
+    /// voter that heard its leader within T refuses to elect another (E12).
     pub election_timeout_us: u64,
     /// A follower that sees its leader's connection close asks for pre-votes after a delay in [0, this), in
     /// microseconds.

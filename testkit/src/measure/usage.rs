@@ -13,8 +13,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// The most memory that it ever had resident, in bytes.
     pub peak_bytes: u64,
-    /// What it had written to a device, in bytes.
-    pub written_bytes: u64,
+    /// What it had written to a device, in bytes; `None` if that is for others to know.
+    pub written_bytes: Option<u64>,
 }
 
 impl Usage {
@@ -24,17 +24,20 @@ impl Usage {
         let stat = process.stat().ok()?;
         let milliseconds = (stat.utime + stat.stime) * 1_000 / procfs::ticks_per_second();
         let cpu = Duration::from_millis(milliseconds);
-        let written_bytes = process.io().ok()?.write_bytes;
+        let written_bytes = process.io().ok().map(|io| io.write_bytes);
         Some(Usage { cpu, peak_bytes: process.status().ok()?.vmhwm? << 10, written_bytes })
     }
 }
 
+/// What no process has cost.
+const NOTHING: Usage = Usage { cpu: Duration::ZERO, peak_bytes: 0, written_bytes: Some(0) };
+
 /// Of all these processes. One that ended meanwhile counts as nothing.
 pub fn total(pids: &[u32]) -> Usage {
-    pids.iter().filter_map(|&pid| Usage::of(pid)).fold(Usage::default(), |sum, one| Usage {
+    pids.iter().filter_map(|&pid| Usage::of(pid)).fold(NOTHING, |sum, one| Usage {
         cpu: sum.cpu + one.cpu,
         peak_bytes: sum.peak_bytes + one.peak_bytes,
-        written_bytes: sum.written_bytes + one.written_bytes,
+        written_bytes: sum.written_bytes.zip(one.written_bytes).map(|(sum, one)| sum + one),
     })
 }
 
@@ -57,6 +60,6 @@ mod tests {
     #[test]
     fn usage_of_no_one_is_none() {
         assert_eq!(Usage::of(u32::MAX), None);
-        assert_eq!(total(&[u32::MAX]), Usage::default());
+        assert_eq!(total(&[u32::MAX]), NOTHING);
     }
 }
