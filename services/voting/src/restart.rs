@@ -2,6 +2,10 @@
 //!
 //! Dead is who has missed its heartbeats. If it only cannot be reached, another process of it does no harm: it finds
 //! its ports taken, and ends. It is tried again, after a pause that grows.
+//!
+//! A process that was started and is never heard is killed by the primary in the end. Once it was heard it is left
+//! alone until it ends by itself: missed heartbeats do not tell a hung server from a cut link, and by then it may be
+//! the primary.
 
 use std::ffi::OsString;
 use std::io;
@@ -9,6 +13,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -72,11 +77,13 @@ struct Attempts {
     pause: Duration,
     /// When the last one began, or ended.
     at: Option<Instant>,
+    /// Whether the backup was heard since the last one began.
+    was_heard: bool,
 }
 
 impl Default for Attempts {
     fn default() -> Attempts {
-        Attempts { pause: Duration::from_millis(PAUSE_MIN_MS), at: None }
+        Attempts { pause: Duration::from_millis(PAUSE_MIN_MS), at: None, was_heard: false }
     }
 }
 
@@ -87,8 +94,8 @@ impl Attempts {
         }
         let since = self.at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
         match is_running {
-            // It hangs, or cannot be reached; whoever leads, this process has started it.
-            true if since > start_max => Next::Kill,
+            // It hangs before it serves anyone. One that was heard may be the primary by now, or is only cut off.
+            true if is_primary && !self.was_heard && since > start_max => Next::Kill,
             true => Next::Wait,
             false if is_primary && since >= self.pause => Next::Start,
             false => Next::Wait,
@@ -97,6 +104,12 @@ impl Attempts {
 
     fn began(&mut self, now: Instant) {
         self.at = Some(now);
+        self.was_heard = false;
+    }
+
+    fn heard(&mut self) {
+        self.was_heard = true;
+        self.pause = Attempts::default().pause;
     }
 
     fn failed(&mut self, now: Instant) {
@@ -131,7 +144,7 @@ impl Starter {
             }
             let health = *health.borrow();
             if health == Health::Alive {
-                attempts.pause = Attempts::default().pause;
+                attempts.heard();
             }
             let is_primary = situation.borrow().is_some();
             match attempts.next(is_primary, health, child.is_some(), start_max, now) {
@@ -151,14 +164,15 @@ impl Starter {
                 }
                 Next::Kill => {
                     say("the backup that was started is not heard: its process is killed");
-                    if let Some(child) = &mut child {
-                        // Once it has ended it is started again.
-                        let _ = child.kill();
+                    if let Some(child) = &child {
+                        // With all that a shell has started; it leads a group of its own. Once it has ended it is
+                        // started again.
+                        let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
                     }
                     attempts.began(now);
                 }
             }
-            let starts = child.is_some() && health == Health::Dead;
+            let starts = child.is_some() && !attempts.was_heard && health == Health::Dead;
             is_starting.send_if_modified(|known| std::mem::replace(known, starts) != starts);
         }
     }
@@ -225,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn process_that_was_started_and_is_not_heard_is_given_time_and_then_killed() {
+    fn process_that_was_started_and_is_never_heard_is_given_time_and_then_killed() {
         let mut attempts = Attempts::default();
         let now = Instant::now();
         attempts.began(now);
@@ -233,6 +247,28 @@ mod tests {
         assert_eq!(next(Duration::from_secs(60)), Next::Wait);
         assert_eq!(next(Duration::from_secs(61)), Next::Kill);
         assert_eq!(attempts.next(true, Health::Alive, true, START_MAX, now + Duration::from_secs(99)), Next::Wait);
+    }
+
+    #[test]
+    fn process_that_was_heard_or_was_started_by_a_primary_of_before_is_never_killed() {
+        let late = Duration::from_secs(10_000);
+        let mut attempts = Attempts::default();
+        let now = Instant::now();
+        attempts.began(now);
+        assert_eq!(
+            attempts.next(false, Health::Dead, true, START_MAX, now + late),
+            Next::Wait,
+            "a backup kills no one"
+        );
+        attempts.heard();
+        for is_primary in [true, false] {
+            let next = attempts.next(is_primary, Health::Dead, true, START_MAX, now + late);
+            assert_eq!(next, Next::Wait, "heard, then silent");
+        }
+        // It has ended by itself: another one is started, and is given time of its own.
+        assert_eq!(attempts.next(true, Health::Dead, false, START_MAX, now + late), Next::Start);
+        attempts.began(now + late);
+        assert_eq!(attempts.next(true, Health::Dead, true, START_MAX, now + 2 * late), Next::Kill);
     }
 
     #[test]
