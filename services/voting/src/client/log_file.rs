@@ -16,6 +16,8 @@ pub struct LogFile {
     path: PathBuf,
     /// The vote id of the last line; 0 for none.
     last: u64,
+    /// Whether something could not be appended: it may have been written in part, so nothing may follow it.
+    has_failed: bool,
 }
 
 fn said(path: &Path, error: impl std::fmt::Display) -> io::Error {
@@ -40,7 +42,7 @@ impl LogFile {
         let last = last_of(&text[..whole]).map_err(|error| said(path, error))?;
         file.set_len(whole as u64)?;
         file.seek(SeekFrom::End(0))?;
-        Ok(LogFile { file, path: path.to_path_buf(), last })
+        Ok(LogFile { file, path: path.to_path_buf(), last, has_failed: false })
     }
 
     /// The vote id of the next line.
@@ -51,18 +53,24 @@ impl LogFile {
     /// Appends results, the first of which is the next one.
     ///
     /// # Errors
-    /// Those of the file system. Then the client must end: the next one finds out how much was written.
+    /// Those of the file system, and from then on always: the client must end, and the next one finds out how much was
+    /// written.
     ///
     /// # Panics
     /// If one is left out, or repeated.
     pub fn append(&mut self, results: &[(u64, Tally)]) -> io::Result<()> {
+        if self.has_failed {
+            return Err(said(&self.path, "an append has failed before"));
+        }
         let mut lines = String::new();
         for (vote, Tally { yes, no }) in results {
             assert_eq!(*vote, self.last + 1, "a gap or a repeat in {}", self.path.display());
             self.last = *vote;
             lines.push_str(&format!("{vote} {yes} {no}\n"));
         }
-        self.file.write_all(lines.as_bytes()).map_err(|error| said(&self.path, error))
+        let written = self.file.write_all(lines.as_bytes());
+        self.has_failed = written.is_err();
+        written.map_err(|error| said(&self.path, error))
     }
 }
 
@@ -129,6 +137,21 @@ mod tests {
             assert!(error.contains("and not the result of vote"), "{text:?}: {error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn nothing_is_appended_after_what_could_not_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = LogFile::open(&path).unwrap();
+        let writable = std::mem::replace(&mut log.file, File::open(&path).unwrap());
+        assert!(log.append(&[(1, tally(1, 1))]).is_err(), "it was opened for reading alone");
+        log.file = writable;
+        for results in [&[(2, tally(1, 1))][..], &[]] {
+            let error = log.append(results).unwrap_err().to_string();
+            assert!(error.contains("an append has failed before"), "{error}");
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "");
     }
 
     #[test]
