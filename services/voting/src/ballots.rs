@@ -26,11 +26,16 @@ const LOOK_MS: u64 = 10;
 pub struct KeptVotes(Mutex<BTreeMap<String, (u64, bool)>>);
 
 impl KeptVotes {
-    /// Keeps a vote, in the place of an older one of that client. False if there is no room for another client.
+    /// Keeps a vote, in the place of an older one of that client. If there is no room for another client those of the
+    /// lowest ballot go: that is over, if a later one was voted on. False if the vote itself is of no later one.
     pub fn keep(&self, voter: String, ballot: u64, yes: bool) -> bool {
         let mut kept = self.0.lock();
         if kept.len() >= VOTERS_MAX && !kept.contains_key(&voter) {
-            return false;
+            let lowest = kept.values().map(|(ballot, _)| *ballot).min();
+            if lowest.is_some_and(|lowest| ballot <= lowest) {
+                return false;
+            }
+            kept.retain(|_, (ballot, _)| Some(*ballot) != lowest);
         }
         let entry = kept.entry(voter).or_insert((ballot, yes));
         if entry.0 < ballot {
@@ -39,10 +44,11 @@ impl KeptVotes {
         true
     }
 
-    /// Gives them out.
-    fn take(&self) -> Vec<Command> {
+    /// Gives out those of the ballot that is open, and drops the others.
+    fn take(&self, open: Option<u64>) -> Vec<Command> {
         let kept = std::mem::take(&mut *self.0.lock());
-        kept.into_iter().map(|(voter, (ballot, yes))| Command::Vote { ballot, voter, yes }).collect()
+        let of_open = kept.into_iter().filter(|(_, (ballot, _))| Some(*ballot) == open);
+        of_open.map(|(voter, (ballot, yes))| Command::Vote { ballot, voter, yes }).collect()
     }
 }
 
@@ -96,7 +102,7 @@ impl Timetable {
                 None => seen = None,
                 Some(epoch) => {
                     if seen.is_none_or(|seen| seen.epoch != epoch) {
-                        for vote in kept.take() {
+                        for vote in kept.take(now.open) {
                             propose(&replica, &vote).await;
                         }
                     }
@@ -159,11 +165,17 @@ mod tests {
         assert!(keep("a", 1, true) && keep("a", 2, false) && keep("b", 2, true));
         assert!(keep("a", 2, true) && keep("b", 1, false), "these come too late");
         let vote = |ballot, voter: &str, yes| Command::Vote { ballot, voter: voter.to_owned(), yes };
-        assert_eq!(kept.take(), [vote(2, "a", false), vote(2, "b", true)]);
-        assert_eq!(kept.take(), []);
+        assert_eq!(kept.take(Some(2)), [vote(2, "a", false), vote(2, "b", true)]);
+        assert_eq!(kept.take(Some(2)), []);
+        assert!(keep("a", 2, true) && keep("b", 3, true));
+        assert_eq!(kept.take(Some(3)), [vote(3, "b", true)], "the other ballot is over");
+        assert!(keep("a", 3, true));
+        assert_eq!((kept.take(None), kept.take(Some(3))), (vec![], vec![]), "none is open");
         for number in 0..VOTERS_MAX {
             assert!(keep(&number.to_string(), 1, true));
         }
         assert!(!keep("one more", 1, true) && keep("7", 2, true));
+        assert!(keep("one more", 3, true), "those of ballot 1 make room");
+        assert_eq!(kept.0.lock().keys().collect::<Vec<_>>(), ["7", "one more"]);
     }
 }
