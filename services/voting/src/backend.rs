@@ -15,7 +15,7 @@ use smr_service::listener::Backend;
 use smr_service::notifications::Batch;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::ballots::KeptVotes;
 use crate::pulse::Health;
@@ -150,6 +150,13 @@ impl Counter {
             let situation = self.situation.borrow_and_update().clone();
             self.progress.mark_unchanged();
             let is_over = Instant::now() >= until;
+            if situation.is_some() && self.is_ahead(&voter, from, until).await {
+                let newest = self.progress.borrow().newest;
+                return Said::Refused(format!(
+                    "the log of {voter} goes on with vote {from}, but the newest result here is {newest}: it is that \
+                     of another service, or this one was founded anew"
+                ));
+            }
             // A backup holds its tongue; what it says once it is the primary it has heard by then.
             let news = if situation.is_some() { self.look(&voter, from).await } else { None };
             let results = match news {
@@ -173,6 +180,17 @@ impl Counter {
         }
     }
 
+    /// Whether a client has results that this service never had. A primary that is none any more, or has not applied
+    /// everything yet, has only not heard of them: so a read that sees all that was counted before comes first.
+    async fn is_ahead(&self, voter: &str, from: u64, until: Instant) -> bool {
+        if !is_after_next(from, self.progress.borrow().newest) {
+            return false;
+        }
+        let query = Query { voter: voter.to_owned(), from }.encode().into();
+        let read = timeout_at(until, self.replica.ask(Request::Read { query })).await;
+        matches!(read, Ok(Some(Outcome::Answer(_)))) && is_after_next(from, self.progress.borrow().newest)
+    }
+
     /// What is applied here, which is committed: every replica has the same under the same numbers, or less.
     async fn look(&self, voter: &str, from: u64) -> Option<News> {
         let query = Query { voter: voter.to_owned(), from }.encode().into();
@@ -188,6 +206,11 @@ impl Counter {
         let replica = self.replica.clone();
         tokio::spawn(async move { replica.ask(Request::Idempotent { command }).await });
     }
+}
+
+/// Whether this vote id is beyond the one that follows the newest result.
+fn is_after_next(from: u64, newest: u64) -> bool {
+    from.saturating_sub(newest) > 1
 }
 
 /// Whether a client that has seen this has something to hear. One that knows a later epoch has not: it would only ask
@@ -238,6 +261,12 @@ impl Backend for VotingBackend {
 mod tests {
     use super::*;
     use crate::words::Backup;
+
+    #[test]
+    fn client_may_need_any_result_up_to_the_next_one() {
+        assert!([(1, 0), (7, 6), (6, 6), (1, 6)].into_iter().all(|(from, newest)| !is_after_next(from, newest)));
+        assert!([(2, 0), (8, 6), (u64::MAX, 6)].into_iter().all(|(from, newest)| is_after_next(from, newest)));
+    }
 
     #[test]
     fn client_hears_of_a_situation_that_it_has_not_seen_and_that_is_not_outdated() {

@@ -4,6 +4,7 @@
 
 mod group;
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -104,6 +105,28 @@ fn wrong_use_gives_one_line_and_exit_code_2() {
     let (code, said) = ends(CLIENT, &[&client[..], &["--name=a"]].concat());
     assert_eq!((code, said.lines().count()), (Some(1), 1), "{said}");
     assert!(said.contains("/nonexistent/log"), "{said}");
+}
+
+// covers B9
+#[test]
+fn client_of_two_services_or_with_the_log_of_another_one_ends_with_one_line() {
+    let mut services = [service(0, &["--start_delay", "0"]), service(0, &["--start_delay", "0"])];
+    services.iter_mut().for_each(|service| service.start().unwrap());
+    let log = services[0].directory.path().join("votes");
+    let of = |servers: &str| {
+        let arguments = ["--servers", servers, "--name", "a", "--log", log.to_str().unwrap()];
+        let (code, said) = ends(CLIENT, &arguments);
+        assert_eq!(code, Some(1), "{said}");
+        said.lines().last().unwrap_or_default().to_owned()
+    };
+    let said = of(&format!("{},{}", services[0].address(0), services[1].address(0)));
+    assert!(said.contains("but results are logged of cluster"), "{said}");
+    // More than there can be by now.
+    let lines: String = (1..=9_999).map(|vote| format!("{vote} 1 0\n")).collect();
+    fs::write(&log, &lines).unwrap();
+    let said = of(&format!("{},{}", services[0].address(0), services[0].address(1)));
+    assert!(said.contains("goes on with vote 10000, but the newest result here is"), "{said}");
+    assert_eq!(fs::read_to_string(&log).unwrap(), lines);
 }
 
 // covers B9

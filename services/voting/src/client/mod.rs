@@ -181,12 +181,43 @@ async fn ask(
     Ok(said)
 }
 
+/// Whether a server is of the cluster that is known, which is that of the first server that was reached.
+///
+/// # Errors
+/// If it is not.
+fn check_cluster(known: &mut Option<ClusterId>, theirs: Option<ClusterId>, address: &str) -> Result<(), String> {
+    let theirs = theirs.ok_or_else(|| format!("{address} names no cluster"))?;
+    let known = *known.get_or_insert(theirs);
+    if theirs != known {
+        return Err(format!("{address} is of cluster {theirs}, but results are logged of cluster {known}"));
+    }
+    Ok(())
+}
+
 impl Shared {
     /// Hears what a server has to say, again and again.
     async fn hear(self: Arc<Shared>, address: String) {
         let limit = Duration::from_millis(POLL_HOLD_MS + ANSWER_MS);
         let mut connection = None;
         loop {
+            if connection.is_none() {
+                // Told which cluster is meant, one of another would refuse, and be taken for one that is down.
+                match Dialled::to(&address, SERVICE, None, limit).await {
+                    Ok(server) => {
+                        let theirs = server.welcome().cluster;
+                        if let Err(why) = check_cluster(&mut self.known.lock().cluster, theirs, &address) {
+                            let _ = self.failed.try_send(why);
+                            return;
+                        }
+                        connection = Some(server);
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, %address, "not reached");
+                        sleep(jittered(Duration::from_millis(PAUSE_MS))).await;
+                        continue;
+                    }
+                }
+            }
             let (from, seen, cluster) = {
                 let known = self.known.lock();
                 (known.voter.next(), known.voter.situation().cloned(), known.cluster)
@@ -194,8 +225,7 @@ impl Shared {
             let poll = Ask::Poll { voter: self.name.clone(), from, seen };
             match ask(&mut connection, &address, cluster, limit, &poll).await {
                 Ok(Said::News { results, situation }) => {
-                    let cluster = connection.as_ref().and_then(|server| server.welcome().cluster);
-                    if let Err(why) = self.take(cluster, results, situation) {
+                    if let Err(why) = self.take(results, situation) {
                         // One reason is enough.
                         let _ = self.failed.try_send(why);
                         return;
@@ -218,10 +248,10 @@ impl Shared {
     }
 
     /// Takes in what a server said.
-    fn take(&self, cluster: Option<ClusterId>, results: Batch, situation: Option<Situation>) -> Result<(), String> {
+    fn take(&self, results: Batch, situation: Option<Situation>) -> Result<(), String> {
         let mut known = self.known.lock();
-        let Known { voter, log, cluster: known_cluster } = &mut *known;
-        let cluster = *known_cluster.get_or_insert(cluster.ok_or("a server names no cluster")?);
+        let Known { voter, log, cluster } = &mut *known;
+        let cluster = cluster.ok_or("a server names no cluster")?;
         let new = voter.results(results).map_err(|error| error.to_string())?;
         log.append(&new).map_err(|error| error.to_string())?;
         for (vote, tally) in &new {
@@ -280,5 +310,21 @@ impl Shared {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_of_two_clusters_do_not_go_together() {
+        let mut known = None;
+        let mut check = |id| check_cluster(&mut known, Some(ClusterId(id)), "127.0.0.1:1");
+        assert_eq!([check(7), check(7)], [Ok(()), Ok(())]);
+        let said = check(8).unwrap_err();
+        assert!(said.contains("127.0.0.1:1 is of cluster 00000000000000000000000000000008, but"), "{said}");
+        assert_eq!(check(7), Ok(()), "the first one stays");
+        assert!(check_cluster(&mut known, None, "127.0.0.1:1").is_err());
     }
 }
