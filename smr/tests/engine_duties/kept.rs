@@ -4,12 +4,14 @@ use bytes::Bytes;
 use smr::entry::{Entry, EntryId, Index, Payload, Term};
 use smr::id::ClientId;
 use smr::internals::engine::{
-    Action, FORWARD_AFTER_US, FORWARD_AGAIN_MAX_US, FORWARD_MAX_BYTES, ForwardedWrite, KEPT_MAX, KEPT_MAX_BYTES,
+    Action, COMMAND_MAX_BYTES, FORWARD_AFTER_US, FORWARD_AGAIN_MAX_US, FORWARD_MAX_BYTES, ForwardedWrite, KEPT_FOR_US,
+    KEPT_MAX, KEPT_MAX_BYTES,
 };
 use smr::internals::protocol::{Effects, Event, LogChange, Protocol, Route, Routing, Time, Write, WriteId};
 use smr::internals::session::{SESSIONS_MAX, SessionCommand};
 use smr::replica::{NotLeader, Outcome, Request};
 use smr::status::Role;
+use smr::version::CommandVersions;
 
 use crate::stage::*;
 
@@ -111,10 +113,10 @@ fn write_in_no_entry_is_sent_to_the_first_again_and_again_and_less_often() {
     }
     // It is there now.
     log_changes(&mut replica, appended(2, &command(client, 1, "x")));
-    assert!(sent_at(&mut replica, now + 10 * FORWARD_AGAIN_MAX_US).is_empty());
+    assert!(sent_at(&mut replica, now + FORWARD_AGAIN_MAX_US).is_empty());
     // It was ordered by a former first, and the present one has never had it.
     log_changes(&mut replica, LogChange::RemoveFrom(Index(2)));
-    assert_eq!(sent_at(&mut replica, now + 11 * FORWARD_AGAIN_MAX_US), [forwarded(client, 1, "x")]);
+    assert_eq!(sent_at(&mut replica, now + 2 * FORWARD_AGAIN_MAX_US), [forwarded(client, 1, "x")]);
 }
 
 // covers K5 K13
@@ -211,6 +213,67 @@ fn session_that_ends_while_a_write_of_it_is_kept_leaves_its_outcome_unknown() {
     // One that comes now was never kept.
     replica.ask(vec![(0, 2, write(client, 1, "x"))]);
     assert_eq!(replica.outcome(0, 2), Some(Outcome::SessionExpired));
+}
+
+/// The first may have no room, or too much to do: it says nothing of what others send on.
+// covers C9 I17 K13
+#[test]
+fn write_that_has_no_answer_for_long_is_given_up_and_its_outcome_unknown() {
+    let first = Route::There(Some(B.name));
+    let asked_at = 1;
+    for answers in [Route::Here, first] {
+        let (mut replica, client) = member();
+        is_told(&mut replica, first, answers);
+        replica.ask(vec![(0, 1, write(client, 1, "x")), (0, 2, write(client, 2, "y"))]);
+        // One is in the log, where it may wait for others as long.
+        log_changes(&mut replica, appended(2, &command(client, 2, "y")));
+        sent_at(&mut replica, asked_at + KEPT_FOR_US - 1);
+        assert_eq!((replica.outcome(0, 1), replica.outcome(0, 2)), (None, None));
+        assert!(replica.engine.deadline() <= Time(asked_at + KEPT_FOR_US));
+        assert!(sent_at(&mut replica, asked_at + KEPT_FOR_US).is_empty());
+        for tag in [1, 2] {
+            assert_eq!(replica.outcome(0, tag), Some(Outcome::Unknown), "request {tag}, answers {answers:?}");
+        }
+        assert_eq!(replica.engine.requests_waiting(), 0);
+        assert!(sent_at(&mut replica, 2 * KEPT_FOR_US).is_empty(), "no one will order it later");
+    }
+}
+
+// covers I17 K13
+#[test]
+fn write_that_is_too_large_is_refused_by_each_member_at_once() {
+    let first = Route::There(Some(B.name));
+    for answers in [Route::Here, first] {
+        let (mut replica, client) = member();
+        is_told(&mut replica, first, answers);
+        let command = Bytes::from(vec![b'x'; COMMAND_MAX_BYTES]);
+        replica.ask(vec![(0, 1, Request::Write { client, number: 1, lowest_unanswered: 1, command })]);
+        let limit_bytes = COMMAND_MAX_BYTES as u32;
+        assert_eq!(replica.outcome(0, 1), Some(Outcome::TooLarge { limit_bytes }), "answers {answers:?}");
+        assert!(sent_at(&mut replica, 10 * FORWARD_AFTER_US).is_empty());
+    }
+}
+
+// covers C9 K13 L20
+#[test]
+fn write_that_a_member_would_refuse_is_not_sent_on_once_that_member_is_complete() {
+    let (mut replica, client) = member();
+    let first = Route::There(Some(B.name));
+    is_told(&mut replica, first, first);
+    replica.ask(vec![(0, 1, write(client, 1, "9 is unknown"))]);
+    assert_eq!(replica.outcome(0, 1), None, "it lacks something");
+    is_told(&mut replica, first, Route::Here);
+    assert!(sent_at(&mut replica, 10 * FORWARD_AFTER_US).is_empty());
+    assert!(matches!(replica.outcome(0, 1), Some(Outcome::Refused(_))));
+    // One that was sent on before its members were known to be of an older build may be applied.
+    for peer in [B, C] {
+        replica.engine.peer_applies(peer, CommandVersions::with_machine(2));
+    }
+    replica.ask(vec![(0, 2, write(client, 2, "2 is new"))]);
+    assert_eq!(sent_at(&mut replica, 20 * FORWARD_AFTER_US), [forwarded(client, 2, "2 is new")]);
+    replica.engine.peer_applies(B, CommandVersions::FIRST);
+    assert!(sent_at(&mut replica, 40 * FORWARD_AFTER_US).is_empty());
+    assert_eq!(replica.outcome(0, 2), Some(Outcome::Unknown));
 }
 
 // covers C9 K13

@@ -7,8 +7,11 @@
 //! all the same, the session table applies it once.
 //!
 //! - Only writes of a session are kept. Whatever has no identity would be applied as often as it is ordered.
-//! - What is certain without the log is said at once, but for a member that lacks something: it refuses nothing, and
-//!   answers once it is complete. It does not send on either: others have the same write.
+//! - What is certain without the log is said at once, but for a member that lacks something: it refuses only what is
+//!   too large for any, and answers the rest once it is complete. It does not send on either: others have the same
+//!   write.
+//! - None is kept for longer than [`KEPT_FOR_US`], so that what the first does not admit is not applied hours later,
+//!   when no one wants it any more.
 //! - Of a write that was kept it is never said afterwards that it had no effect, only because its session is gone, or
 //!   its member stops: a copy that was sent on may have been applied, or may yet be. The outcome is then unknown.
 //! - The first says nothing about what it does not order of this (its queue is full, its disk is): it comes again.
@@ -38,6 +41,8 @@ pub const KEPT_MAX_BYTES: usize = 16 << 20;
 pub const FORWARD_AFTER_US: u64 = 50_000;
 /// It is sent again after twice as long each time, up to this, in microseconds.
 pub const FORWARD_AGAIN_MAX_US: u64 = 1_600_000;
+/// A write that has no answer after this long is given up, its outcome unknown, in microseconds.
+pub const KEPT_FOR_US: u64 = 10_000_000;
 /// Bytes of commands that are sent on in one message, unless one alone has more, and in all at one look.
 pub const FORWARD_MAX_BYTES: usize = 1 << 20;
 /// About how many bytes a write takes on the wire beside its command.
@@ -61,6 +66,11 @@ impl ForwardedWrite {
     pub fn size_bytes(&self) -> usize {
         FORWARD_OVERHEAD_BYTES + self.command.len()
     }
+
+    fn to_command(&self) -> SessionCommand {
+        let ForwardedWrite { client, number, lowest_unanswered, command } = self.clone();
+        SessionCommand::Write { client, number, lowest_unanswered, command }
+    }
 }
 
 /// A write that is kept.
@@ -71,10 +81,14 @@ struct Kept {
     replies: Vec<ReplyTo>,
     /// The entry of the own log that holds it.
     ordered_at: Option<Index>,
+    /// When it is given up.
+    ends_at: Time,
     /// When it is looked at again, unless it is in the log.
     due_at: Time,
     /// How long after that once more.
     pause_us: u64,
+    /// Whether it was sent on: a copy may be applied, whatever this node finds later.
+    was_sent: bool,
 }
 
 /// See the module.
@@ -83,7 +97,7 @@ pub(super) struct KeptWrites {
     writes: BTreeMap<(ClientId, u64), Kept>,
     copies: usize,
     bytes: usize,
-    /// The earliest `due_at`, or an earlier time.
+    /// The earliest time at which one is looked at, or an earlier time.
     look_at: Option<Time>,
     /// Whether this node was ready when that was last said.
     is_ready: Option<bool>,
@@ -115,8 +129,10 @@ impl KeptWrites {
             command,
             replies: vec![reply],
             ordered_at: None,
+            ends_at: now.plus_us(KEPT_FOR_US),
             due_at,
             pause_us: FORWARD_AFTER_US,
+            was_sent: false,
         };
         // Another command under the same number: its client has a bug, and learns of the later one only.
         if let Some(before) = self.writes.insert(name, kept) {
@@ -201,6 +217,11 @@ impl KeptWrites {
 }
 
 impl Kept {
+    /// When something is to be done about it.
+    fn next_look(&self) -> Time {
+        if self.ordered_at.is_some() { self.ends_at } else { self.due_at.min(self.ends_at) }
+    }
+
     /// What the table says of it, if it knows. Where its session is gone by now no one can say whether it was applied
     /// before that.
     fn known(&self, sessions: &SessionTable, (client, number): (ClientId, u64)) -> Option<Outcome> {
@@ -210,11 +231,21 @@ impl Kept {
         }
     }
 
+    fn to_send(&self, (client, number): (ClientId, u64)) -> ForwardedWrite {
+        ForwardedWrite { client, number, lowest_unanswered: self.lowest_unanswered, command: self.command.clone() }
+    }
+
     fn answer(self, outcome: &Outcome) {
         for reply in self.replies {
             reply.send(outcome.clone());
         }
     }
+}
+
+/// The refusal of a write that no member orders because of its size.
+fn too_large(command: &SessionCommand) -> Option<Outcome> {
+    let len_bytes = WRITE_HEADER_LEN_BYTES + command.for_machine().map_or(0, Bytes::len);
+    (len_bytes > COMMAND_MAX_BYTES).then_some(Outcome::TooLarge { limit_bytes: COMMAND_MAX_BYTES as u32 })
 }
 
 /// Whoever sent a write on is not answered: it learns of the outcome by its own log.
@@ -231,9 +262,12 @@ impl ReplySink for NoOne {
 impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// Keeps a write of a session that another member orders, unless it can be answered at once.
     pub(super) fn keep(&mut self, now: Time, command: SessionCommand, reply: ReplyTo) {
-        if self.answers_clients()
-            && let Some(outcome) = self.certain(&command)
-        {
+        // No member will ever order what is too large, so one that lacks something can say that as well.
+        let certain = too_large(&command).or_else(|| {
+            let known = || self.known(&command).or_else(|| self.refused(&command));
+            if self.answers_clients() { known() } else { None }
+        });
+        if let Some(outcome) = certain {
             return reply.send(outcome);
         }
         let SessionCommand::Write { client, number, lowest_unanswered, command } = command else {
@@ -248,15 +282,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.kept.keep(now, (client, number), lowest_unanswered, command, reply);
     }
 
-    /// What is certain of a write without the log, on any member that lacks nothing.
-    fn certain(&self, command: &SessionCommand) -> Option<Outcome> {
-        if let Some(outcome) = self.known(command) {
-            return Some(outcome);
-        }
-        let inner_bytes = command.for_machine().map_or(0, Bytes::len);
-        if inner_bytes + WRITE_HEADER_LEN_BYTES > COMMAND_MAX_BYTES {
-            return Some(Outcome::TooLarge { limit_bytes: COMMAND_MAX_BYTES as u32 });
-        }
+    /// Why this node would not order it, if it would not.
+    fn refused(&self, command: &SessionCommand) -> Option<Outcome> {
         self.is_applied_everywhere(command).err().map(Outcome::Refused)
     }
 
@@ -300,24 +327,31 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         let orders = self.core.routing().writes.is_here();
         let (mut answered, mut sent, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut look_at: Option<Time> = None;
-        for (name, kept) in self.kept.writes.iter_mut().filter(|(_, kept)| kept.ordered_at.is_none()) {
-            if kept.due_at <= now {
-                if may_answer && let Some(outcome) = kept.known(&self.sessions, *name) {
+        let mut writes = std::mem::take(&mut self.kept.writes);
+        for (name, kept) in &mut writes {
+            if kept.ends_at <= now {
+                // It may have been sent on, and may be in someone's log.
+                answered.push((*name, Outcome::Unknown));
+                continue;
+            }
+            if kept.ordered_at.is_none() && kept.due_at <= now {
+                let write = kept.to_send(*name);
+                if may_answer && let Some(outcome) = self.found(kept, &write) {
                     answered.push((*name, outcome));
                     continue;
                 }
                 kept.due_at = now.plus_us(kept.pause_us);
                 if may_answer && bytes < FORWARD_MAX_BYTES {
-                    let command = kept.command.clone();
-                    let (lowest_unanswered, (client, number)) = (kept.lowest_unanswered, *name);
-                    let write = ForwardedWrite { client, number, lowest_unanswered, command };
                     bytes += write.size_bytes();
                     sent.push(write);
+                    kept.was_sent = true;
                     kept.pause_us = (2 * kept.pause_us).min(FORWARD_AGAIN_MAX_US);
                 }
             }
-            look_at = Some(look_at.map_or(kept.due_at, |at| at.min(kept.due_at)));
+            let next_look = kept.next_look();
+            look_at = Some(look_at.map_or(next_look, |at| at.min(next_look)));
         }
+        self.kept.writes = writes;
         self.kept.look_at = look_at;
         for (name, outcome) in answered {
             if let Some(kept) = self.kept.remove(name) {
@@ -334,6 +368,14 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         }
     }
 
+    /// What is certain of one that is kept, now that this member lacks nothing.
+    fn found(&self, kept: &Kept, write: &ForwardedWrite) -> Option<Outcome> {
+        kept.known(&self.sessions, (write.client, write.number)).or_else(|| {
+            let refused = self.refused(&write.to_command())?;
+            Some(if kept.was_sent { Outcome::Unknown } else { refused })
+        })
+    }
+
     /// Another member has sent these on.
     pub fn forwarded(&mut self, now: Time, writes: Vec<ForwardedWrite>) {
         // Whoever does not order them is not the one any more; they come again, to another one.
@@ -346,8 +388,8 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     fn order_for_others(&mut self, now: Time, writes: Vec<ForwardedWrite>) {
         let mut batch = Batch::default();
         self.admission.look(now, &self.core.log_load(), &self.log_limits, self.snapshot_len_bytes);
-        for ForwardedWrite { client, number, lowest_unanswered, command } in writes {
-            let command = SessionCommand::Write { client, number, lowest_unanswered, command };
+        for write in writes {
+            let command = write.to_command();
             if self.known(&command).is_some() || self.waiting.has(&command) {
                 continue;
             }

@@ -63,7 +63,7 @@ pub use self::checkpoints::{
     BuildCheckpoint, BuiltCheckpoint, CHECKPOINT_MAX_BYTES, CHECKPOINT_PIECE_MAX_BYTES, CheckpointPiece, MakeCheckpoint,
 };
 pub use self::kept::{
-    FORWARD_AFTER_US, FORWARD_AGAIN_MAX_US, FORWARD_MAX_BYTES, ForwardedWrite, KEPT_MAX, KEPT_MAX_BYTES,
+    FORWARD_AFTER_US, FORWARD_AGAIN_MAX_US, FORWARD_MAX_BYTES, ForwardedWrite, KEPT_FOR_US, KEPT_MAX, KEPT_MAX_BYTES,
 };
 pub use self::limits::{
     BUSY_RETRY_MS, COMMAND_MAX_BYTES, LOG_FREEING_BYTES, READS_WAITING_MAX, UNCOMMITTED_ENTRIES_MAX,
