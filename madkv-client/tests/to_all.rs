@@ -5,6 +5,7 @@
 mod fake;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -179,6 +180,51 @@ async fn write_that_every_member_refused_had_no_effect() {
     cluster.rule(0, 2, on_writes(|_, _| Act::ReplyAndClose(Vec::new())));
     let unknown = client.swap(b"a", b"3").await.unwrap_err();
     assert!(matches!(unknown, Error::DiskFull { may_have_happened: true }), "{unknown:?}");
+}
+
+/// Two have no room; the third is busy, and takes the next copy.
+// covers K13 C9
+#[tokio::test(start_paused = true)]
+async fn member_that_was_busy_is_asked_again_before_others_refusals_count() {
+    let cluster = Cluster::start_taking_writes_everywhere(3).await;
+    let (client, _) = client(&cluster, Some(5_000)).await;
+    (0..2).for_each(|replica| cluster.rule(0, replica, refuses(ClientResponse::DiskFull)));
+    let busy = || ClientResponse::Busy { retry_after_ms: 50 };
+    let asked = AtomicU32::new(0);
+    cluster.rule(
+        0,
+        2,
+        on_writes(move |state, ask| match asked.fetch_add(1, Ordering::Relaxed) {
+            0 => busy().into(),
+            _ => state.lead(ask),
+        }),
+    );
+    assert_eq!(client.swap(b"a", b"1").await.unwrap().as_deref(), Some(&b"0"[..]));
+    // It is still busy when the others are waited for no longer.
+    cluster.rule(0, 2, refuses(busy()));
+    let unknown = client.swap(b"a", b"2").await.unwrap_err();
+    assert!(matches!(unknown, Error::DiskFull { may_have_happened: true }), "{unknown:?}");
+}
+
+// covers K13 C5
+#[tokio::test(start_paused = true)]
+async fn session_that_opens_slowly_is_not_opened_twice() {
+    let cluster = Cluster::start_taking_writes_everywhere(3).await;
+    let (client, _) = client(&cluster, None).await;
+    cluster.group(0).sessions.clear();
+    let opened = cluster.group(0).opened;
+    for replica in 0..3 {
+        cluster.rule(0, replica, |state, ask| {
+            let is_opening = matches!(ask, ClientRequest::OpenSession);
+            let answers = is_opening.then(|| state.lead(ask));
+            answers.map(|act| match act {
+                Act::Reply(answer) => Act::ReplyLate(Duration::from_secs(3), answer),
+                other => other,
+            })
+        });
+    }
+    client.put(b"a", b"1").await.unwrap();
+    assert_eq!(cluster.group(0).opened, opened + 1);
 }
 
 // covers K13 C5

@@ -45,6 +45,8 @@ pub struct Exchange<'c, M: Map> {
     not_before: Option<Instant>,
     /// Whether a copy may follow another to the same replica.
     resends: bool,
+    /// Whether each copy has an effect of its own.
+    repeats_count: bool,
     /// A replica that is to answer in the leader's place; `None` once it did not.
     aside: Option<u16>,
     /// What consoles call the request; 0 for one that they do not show.
@@ -107,6 +109,7 @@ impl<'c, M: Map> Exchange<'c, M> {
             hops: 0,
             not_before: None,
             resends: true,
+            repeats_count: false,
             aside: None,
             number: 0,
             at_all: None,
@@ -135,6 +138,12 @@ impl<'c, M: Map> Exchange<'c, M> {
     /// Sends no second copy to a replica that has one: for requests whose repetition would be refused as "under way".
     pub fn without_resends(mut self) -> Exchange<'c, M> {
         self.resends = false;
+        self
+    }
+
+    /// Each copy has an effect of its own: a second one to the same replica waits as long as in any group.
+    pub fn repeats_count(mut self) -> Exchange<'c, M> {
+        self.repeats_count = true;
         self
     }
 
@@ -278,7 +287,8 @@ impl<'c, M: Map> Exchange<'c, M> {
         self.group.learn(|cache| cache.suspect(leader));
         let resends = self.resends;
         // Where messages between clients and servers are said to be lost, one is not waited for.
-        let resend_after = if self.group.sends_to_all() { SILENCE } else { RESEND_AFTER };
+        let is_soon = self.group.sends_to_all() && !self.repeats_count;
+        let resend_after = if is_soon { SILENCE } else { RESEND_AFTER };
         self.copies.retain_mut(|copy| {
             if copy.replica != leader {
                 return true;

@@ -25,8 +25,9 @@ impl<M: Map> Group<M> {
         if let Some(session) = self.open_session() {
             return Ok(session);
         }
-        // Opened twice is harmless: the one whose answer got lost is never used, and evicted some day.
-        let mut exchange = Exchange::new(context, self, deadline);
+        // Opened twice is harmless: the one whose answer got lost is never used, and evicted some day. But it takes the
+        // place of another, so a slow answer must not cost one session after the other.
+        let mut exchange = Exchange::new(context, self, deadline).repeats_count();
         match exchange.run(epoch, &|| ClientRequest::OpenSession).await? {
             Final::Response(ClientResponse::SessionOpened(client)) => {
                 let session = Arc::new(Session::new(client));

@@ -6,7 +6,8 @@
 //!
 //! A refusal speaks for one copy. That the write had no effect is certain only when each copy that may have left was
 //! refused, and none has been lost sight of: whoever refuses a copy has not kept it, and has sent it on to no one. If
-//! others are open for [`REFUSAL_WAIT`] after a refusal, the outcome is unknown.
+//! others are open for [`REFUSAL_WAIT`] after a refusal, the outcome is unknown. A member that was busy counts as open:
+//! its next copy is on the way, and may well be taken.
 
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ struct Place<M> {
     not_before: Option<Instant>,
     /// Copies in a row that came to nothing there.
     failures: u32,
+    /// Whether it was too busy for the last copy, and the next one waits.
+    is_busy: bool,
     refusal: Option<ClientResponse<M>>,
 }
 
@@ -44,7 +47,7 @@ impl<M> Default for AtAll<M> {
 
 impl<M> Default for Place<M> {
     fn default() -> Place<M> {
-        Place { not_before: None, failures: 0, refusal: None }
+        Place { not_before: None, failures: 0, is_busy: false, refusal: None }
     }
 }
 
@@ -137,7 +140,10 @@ impl<M: Map> Exchange<'_, M> {
             }
             if let Some(at) = place.not_before.filter(|at| *at > now) {
                 again_at = earlier(again_at, Some(at));
-            } else if self.post(replica, epoch, ask()) {
+                continue;
+            }
+            place.is_busy = false;
+            if self.post(replica, epoch, ask()) {
                 again_at = earlier(again_at, Some(now + LOST_AFTER));
             } else {
                 self.group.learn(|cache| cache.suspect(replica));
@@ -190,6 +196,7 @@ impl<M: Map> Exchange<'_, M> {
                 let hint = Duration::from_millis(u64::from(retry_after_ms.max(1))).min(BUSY_PAUSE_MAX);
                 let pause = self.context.jitter.between(hint, hint * 2);
                 if let Some(place) = self.place(replica) {
+                    place.is_busy = true;
                     place.not_before = Some(Instant::now() + pause);
                 }
             }
@@ -216,8 +223,14 @@ impl<M: Map> Exchange<'_, M> {
     /// What ends the exchange without an answer: a refusal, once no copy is open, or has been for long enough after it.
     fn refusal(&mut self, now: Instant) -> Option<ClientResponse<M>> {
         let all = self.at_all.as_mut()?;
-        let is_over = self.copies.is_empty() || all.refused_at? + REFUSAL_WAIT <= now;
-        all.places.iter_mut().filter(|_| is_over).find_map(|place| place.refusal.take())
+        let refused_at = all.refused_at?;
+        let is_busy = all.places.iter().any(|place| place.is_busy);
+        let is_open = is_busy || !self.copies.is_empty();
+        if is_open && now < refused_at + REFUSAL_WAIT {
+            return None;
+        }
+        self.unknown |= is_busy;
+        all.places.iter_mut().find_map(|place| place.refusal.take())
     }
 
     fn place(&mut self, replica: u16) -> Option<&mut Place<M>> {
