@@ -104,8 +104,8 @@ fn consoles_show_each_request_and_reply_at_all_members_and_what_the_client_disca
         states.len() == 1 && states.iter().flatten().all(Option::is_some)
     });
     assert!(shown_by_all, "no request whose state before and after all three have shown");
-    for node in nodes {
-        assert!(says(&mut scene, node, "= 1"), "{node} is ready");
+    for (node, server) in nodes.into_iter().zip(called) {
+        assert!(says(&mut scene, node, &format!("] i_am_ready_{server} = 1")), "{node} is ready");
     }
 }
 
