@@ -237,7 +237,8 @@ impl Arbiter {
     /// An operator wants this replica to be the first. The next decision makes it that; one that comes in between ends
     /// the wish, and so does time, if it is not said again. All that was ever committed is in its log, for it is
     /// complete; what was not yet may be lost with the change, and whoever waits for it hears that its outcome is
-    /// unknown. No lease has to be waited out: the former first is a member still, and nothing commits without its word.
+    /// unknown. No lease has to be waited out: the former first is a member still, and nothing commits without its
+    /// word.
     ///
     /// # Errors
     /// Why it cannot be.
