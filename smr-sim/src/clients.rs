@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use smr::entry::Term;
-use smr::id::ClientId;
+use smr::id::{ClientId, REQUESTS_IN_FLIGHT_MAX};
 use smr::internals::engine::BEFORE_UPGRADE;
 use smr::internals::protocol::Time;
 use smr::internals::session::{ANSWERS_MAX_BYTES, SESSIONS_MAX, SessionLimits};
@@ -278,7 +278,11 @@ impl<W: Workload> Clients<W> {
 
     fn may_begin(&self, number: usize) -> bool {
         let client = &self.clients[number];
-        number < self.active && client.pending.len() < self.pace.window
+        let writes = client.pending.values().filter(|p| matches!(p.operation, Some(Operation::Write(_))));
+        // What is lost again and again while others are answered keeps the window where it is.
+        let is_in_window =
+            writes.map(|p| p.number).min().is_none_or(|lowest| client.next_number < lowest + REQUESTS_IN_FLIGHT_MAX);
+        number < self.active && client.pending.len() < self.pace.window && is_in_window
     }
 
     /// A client's time has come; false if it was an old alarm.
