@@ -55,7 +55,7 @@ impl KeptVotes {
 /// When ballots begin and end.
 #[derive(Clone, Copy, Debug)]
 pub struct Timetable {
-    /// So many clients must be there before one begins.
+    /// This many clients must be there before one begins.
     pub voters_min: usize,
     /// There is none after this vote id.
     pub last: Option<u64>,

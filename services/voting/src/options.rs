@@ -60,7 +60,7 @@ pub struct Options {
     /// Start although writes cannot be proved to reach the device.
     #[arg(long = "allow_unsynced")]
     pub allow_unsynced: bool,
-    /// So many clients must be there before a ballot begins.
+    /// This many clients must be there before a ballot begins.
     #[arg(long = "voters", value_name = "COUNT", default_value_t = 1, allow_negative_numbers = true)]
     pub voters: usize,
     /// Hold this many ballots, all starts of the service together; 0 for no end.
@@ -75,7 +75,7 @@ pub struct Options {
     /// How often the replicas exchange heartbeats, in milliseconds.
     #[arg(long = "heartbeat_interval", value_name = "MS", default_value_t = 1_000, allow_negative_numbers = true)]
     pub heartbeat_interval: u64,
-    /// After so many intervals without a heartbeat the other replica counts as dead.
+    /// After this many intervals without a heartbeat the other replica counts as dead.
     #[arg(long = "heartbeats_missed", value_name = "COUNT", default_value_t = 5, allow_negative_numbers = true)]
     pub heartbeats_missed: u32,
     /// How long a start takes, in milliseconds: servers are heavy.

@@ -26,7 +26,7 @@ pub enum Health {
     Unknown,
     /// It has answered lately.
     Alive,
-    /// It has missed so many heartbeats that it counts as dead.
+    /// It has missed enough heartbeats to count as dead.
     Dead,
 }
 
@@ -41,7 +41,7 @@ pub struct Pulse {
     pub cluster: ClusterId,
     /// The interval.
     pub interval: Duration,
-    /// So many without an answer, and it counts as dead.
+    /// This many without an answer, and it counts as dead.
     pub missed_max: u32,
 }
 

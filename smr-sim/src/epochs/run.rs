@@ -16,7 +16,7 @@ use crate::run::{Failure, words_of};
 use crate::sim_rng::{Purpose, SimRng};
 use crate::trace::Text;
 
-/// In the calm so many clients begin something ...
+/// In the calm this many clients begin something ...
 const CALM_CLIENTS: usize = 2;
 /// ... in such intervals, in microseconds.
 const CALM_PAUSE_US: (u64, u64) = (50_000, 150_000);

@@ -33,7 +33,7 @@ pub enum Flow {
     /// Single frames are lost, by chance, and nothing else is; on connections that come about while this is the rule.
     /// What consists of many frames, as the answer to a SCAN, may then miss one.
     LoseFrames {
-        /// So many in a thousand.
+        /// This many in a thousand.
         permille: u16,
     },
     /// After a random number of bytes the connection is reset, on both sides: most often in the middle of a frame.

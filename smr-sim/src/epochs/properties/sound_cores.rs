@@ -8,7 +8,7 @@ use smr::internals::configured::invariants::{IDLE_WRITES_MAX, Summary, check, ch
 use super::Property;
 use crate::epochs::ledger::{Ledger, Seen};
 
-/// A core is looked at as a whole, which takes time, once in so many steps.
+/// A core is looked at as a whole, which takes time, once in this many steps.
 const WHOLE_EVERY: u64 = 16;
 
 #[derive(Default)]
