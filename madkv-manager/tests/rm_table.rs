@@ -94,7 +94,7 @@ fn case(size: u16) -> Case {
 }
 
 impl Case {
-    /// `replica` is in this condition for so long; as a new incarnation, if it is quarantined.
+    /// `replica` is in this condition for this long; as a new incarnation, if it is quarantined.
     fn with(mut self, replica: u16, condition: Condition, for_ms: u64) -> Case {
         let one = &mut self.replicas[usize::from(replica)];
         if condition == quarantined() {
@@ -112,7 +112,7 @@ impl Case {
         self
     }
 
-    /// A repair of `replica` is under way, at this decision for so long.
+    /// A repair of `replica` is under way, at this decision for this long.
     fn repairing(mut self, replica: u16, stage: Stage, stage_for_ms: u64) -> Case {
         let open = Repair { replica, stage, order: 9, began_unix_ms: NOW, incarnation: None };
         self.group.repairs = GroupRepairs { last: 9, open: Some(open), ..GroupRepairs::default() };

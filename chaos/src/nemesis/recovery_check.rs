@@ -127,7 +127,7 @@ fn ill(world: &World, group: Group) -> Option<String> {
 /// What the processes use now.
 ///
 /// # Errors
-/// If one uses so much that something must be without a bound.
+/// If one uses more than this, something is without a bound.
 pub fn health(world: &mut World) -> Result<Health, Failure> {
     let mut all = Health::default();
     for (node, process) in world.cluster.processes() {
