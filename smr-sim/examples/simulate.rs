@@ -7,10 +7,11 @@
 //! the trace go to stderr. With `--epochs` the groups are under a configuration service: chain, active or passive, as
 //! each seed says.
 
+use std::fmt::Debug;
 use std::process::ExitCode;
 
 use smr_sim::epochs;
-use smr_sim::run::{Failure, Options, run};
+use smr_sim::run::{Failure, Options, Report, run};
 use smr_sim::trace::Text;
 
 fn main() -> ExitCode {
@@ -57,11 +58,13 @@ struct Run {
 }
 
 fn run_raft(seed: u64, text: Text) -> Run {
-    let report = run(seed, &Options { text, ..Options::default() });
-    Run { hash: report.hash, failure: report.failure, mix: format!("{:#?}", report.config) }
+    summed_up(run(seed, &Options { text, ..Options::default() }))
 }
 
 fn run_epochs(seed: u64, text: Text) -> Run {
-    let report = epochs::run::run(seed, &epochs::run::Options { text, ..epochs::run::Options::default() });
+    summed_up(epochs::run::run(seed, &epochs::run::Options { text, ..epochs::run::Options::default() }))
+}
+
+fn summed_up<R, C: Debug>(report: Report<R, C>) -> Run {
     Run { hash: report.hash, failure: report.failure, mix: format!("{:#?}", report.config) }
 }

@@ -175,7 +175,7 @@ pub enum Step {
         /// Whether they are of a later term.
         newer_term: bool,
     },
-    /// The end is removed, from so far before the last entry on.
+    /// The end is removed, from this far before the last entry on.
     RemoveFrom(u64),
     /// The front is removed, through so far behind the start.
     RemoveThrough(u64),

@@ -70,6 +70,7 @@ pub mod rare;
 mod rare_watch;
 mod registers;
 pub mod run;
+mod schedule;
 pub mod sim_node;
 pub mod sim_rng;
 mod succession;

@@ -43,9 +43,9 @@ pub struct Options {
     pub replay: String,
 }
 
-/// What became of a seed.
+/// What became of a seed. `R`: the counts of what is rare; `C`: what a run is made of.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct Report<R = RareCounts, C = SwarmConfig> {
     /// The seed that this is the report of.
     pub seed: u64,
     /// What was wrong, if anything.
@@ -53,7 +53,7 @@ pub struct Report {
     /// Hash of the trace.
     pub hash: u64,
     /// What was seen.
-    pub rare: RareCounts,
+    pub rare: R,
     /// Operations that clients began.
     pub begun: u64,
     /// Operations that were answered.
@@ -65,7 +65,7 @@ pub struct Report {
     /// How long that took.
     pub wall_time: Duration,
     /// What the run was made of.
-    pub config: SwarmConfig,
+    pub config: C,
 }
 
 /// Something was wrong.
@@ -92,10 +92,15 @@ pub fn run(seed: u64, options: &Options) -> Report {
 
 /// Runs a seed with another workload, which may follow the configuration.
 pub fn run_with<W: Workload + Clone>(seed: u64, options: &Options, workload: impl Fn(&SwarmConfig) -> W) -> Report {
-    let mut report = run_once(seed, options, options.text, &workload);
+    again_if_failed(options.text, |text| run_once(seed, options, text, &workload))
+}
+
+/// Runs a seed. One that fails without a text is run once more, for the last lines of its trace.
+pub(crate) fn again_if_failed<R, C>(text: Text, run_once: impl Fn(Text) -> Report<R, C>) -> Report<R, C> {
+    let mut report = run_once(text);
     let hash = report.hash;
-    if options.text == Text::None && report.failure.is_some() {
-        report = run_once(seed, options, Text::Tail, &workload);
+    if text == Text::None && report.failure.is_some() {
+        report = run_once(Text::Tail);
         if report.hash != hash
             && let Some(failure) = &mut report.failure
         {

@@ -12,7 +12,7 @@ use super::faults::FaultInjector;
 use super::rare::{Rare, RareCounts};
 use super::swarm::SwarmConfig;
 use super::world::World;
-use crate::run::{Failure, words_of};
+use crate::run::{Failure, again_if_failed, words_of};
 use crate::sim_rng::{Purpose, SimRng};
 use crate::trace::Text;
 
@@ -42,43 +42,11 @@ pub struct Options {
 }
 
 /// What became of a seed.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// The seed that this is the report of.
-    pub seed: u64,
-    /// What was wrong, if anything.
-    pub failure: Option<Failure>,
-    /// Hash of the trace.
-    pub hash: u64,
-    /// What was seen.
-    pub rare: RareCounts,
-    /// Operations that clients began.
-    pub begun: u64,
-    /// Operations that were answered.
-    pub acknowledged: u64,
-    /// Steps made.
-    pub steps: u64,
-    /// How much virtual time went by.
-    pub virtual_time: Duration,
-    /// How long that took.
-    pub wall_time: Duration,
-    /// What the run was made of.
-    pub config: SwarmConfig,
-}
+pub type Report = crate::run::Report<RareCounts, SwarmConfig>;
 
 /// Runs a seed.
 pub fn run(seed: u64, options: &Options) -> Report {
-    let mut report = run_once(seed, options, options.text);
-    let hash = report.hash;
-    if options.text == Text::None && report.failure.is_some() {
-        report = run_once(seed, options, Text::Tail);
-        if report.hash != hash
-            && let Some(failure) = &mut report.failure
-        {
-            failure.violation.why.push_str(" (and the seed does not replay: its trace has another hash)");
-        }
-    }
-    report
+    again_if_failed(options.text, |text| run_once(seed, options, text))
 }
 
 fn run_once(seed: u64, options: &Options, text: Text) -> Report {

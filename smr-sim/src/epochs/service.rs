@@ -20,7 +20,7 @@ use crate::sim_rng::SimRng;
 
 /// How often a leader looks what is to be decided, in microseconds: as the manager does.
 pub(super) const LOOK_US: u64 = 25_000;
-/// A leader waits for so long at most for what it has proposed, in microseconds.
+/// A leader waits at most this long for what it has proposed, in microseconds.
 const PROPOSAL_US: u64 = 1_000_000;
 
 /// How fast the service is.

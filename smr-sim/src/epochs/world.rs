@@ -5,8 +5,7 @@ mod service_talk;
 mod trouble;
 mod turns;
 
-use std::cmp::Ordering;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::BTreeSet;
 
 use smr::codec;
 use smr::entry::{EntryId, Genesis, Index, Term};
@@ -30,6 +29,7 @@ use super::swarm::SwarmConfig;
 use crate::clients::Clients;
 use crate::network::{CLIENTS, Endpoint, Frame, Network};
 use crate::probe::Chained;
+use crate::schedule::Schedule;
 use crate::sim_node::{CLUSTER, group};
 use crate::sim_rng::{Purpose, SimRng};
 use crate::trace::{Text, Trace};
@@ -133,30 +133,6 @@ struct Transfer {
     file: Option<SendingFile>,
 }
 
-struct Scheduled {
-    at: Time,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    /// The earliest is the greatest: the heap gives that one first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
-    }
-}
-
 /// See the module.
 pub struct World {
     /// The true time.
@@ -179,8 +155,7 @@ pub struct World {
     properties: Vec<Box<dyn Property>>,
     /// What clients count, which is about Raft groups as well.
     of_clients: crate::rare::RareCounts,
-    queue: BinaryHeap<Scheduled>,
-    scheduled: u64,
+    schedule: Schedule<Event>,
     steps: u64,
     /// When the latest decision that was proposed will be committed.
     commits_until: Time,
@@ -220,8 +195,7 @@ impl World {
             ledger: Ledger::default(),
             properties: properties::all(),
             of_clients: crate::rare::RareCounts::default(),
-            queue: BinaryHeap::new(),
-            scheduled: 0,
+            schedule: Schedule::new(),
             steps: 0,
             commits_until: Time(0),
             disks: SimRng::new(seed, Purpose::Disks),
@@ -259,10 +233,10 @@ impl World {
 
     /// Lets the next thing happen if that is not later than `until`; else false.
     pub fn step_before(&mut self, until: Time) -> bool {
-        if self.queue.peek().is_none_or(|next| next.at > until) {
+        if !self.schedule.has_until(until) {
             return false;
         }
-        let Some(Scheduled { at, event, .. }) = self.queue.pop() else { return false };
+        let Some((at, event)) = self.schedule.pop() else { return false };
         self.now = at.max(self.now);
         self.steps += 1;
         self.handle(event);
@@ -306,8 +280,7 @@ impl World {
     }
 
     fn schedule(&mut self, at: Time, event: Event) {
-        self.scheduled += 1;
-        self.queue.push(Scheduled { at: at.max(self.now), number: self.scheduled, event });
+        self.schedule.add(at.max(self.now), event);
     }
 
     fn handle(&mut self, event: Event) {

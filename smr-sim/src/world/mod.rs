@@ -4,8 +4,7 @@
 //! alike: [`World::crash`], [`World::pause`], [`World::hang_disk`], [`World::cut_off`], [`World::reset`],
 //! [`World::lose_directory`], [`World::damage`], [`World::set_back`].
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use smr::codec;
 use smr::entry::{EntryId, GenesisRequest};
@@ -19,6 +18,7 @@ use smr::status::Role;
 use crate::clients::{Clients, FLOOD, LISTENER, OPERATOR, Pace};
 use crate::network::{Frame, Network, Weather};
 use crate::properties::{NodeView, Property, SimNodes, View};
+use crate::schedule::Schedule;
 use crate::sim_node::{Common, Input, Shape, SimNode};
 use crate::sim_rng::{Purpose, SimRng};
 use crate::trace::{Text, Trace};
@@ -156,30 +156,6 @@ struct SnapshotTransfer {
     file: Option<SendingFile>,
 }
 
-struct Scheduled {
-    at: Time,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    /// The earliest is the greatest: the heap gives that one first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
-    }
-}
-
 /// See the module.
 pub struct World<W: Workload> {
     /// The seed that decided everything.
@@ -199,8 +175,7 @@ pub struct World<W: Workload> {
     /// How long a write takes to the device, in microseconds, at most.
     pub disk_us: u64,
     common: Common<W::Machine>,
-    queue: BinaryHeap<Scheduled>,
-    scheduled: u64,
+    schedule: Schedule<Event>,
     steps: u64,
     touched: Vec<usize>,
     disks: SimRng,
@@ -284,8 +259,7 @@ where
             disk_us: 2_000,
             common: Common { shape, replicas, empty, is_recorded: true },
             recorder: Recorder::new(seed),
-            queue: BinaryHeap::new(),
-            scheduled: 0,
+            schedule: Schedule::new(),
             steps: 0,
             touched: Vec::new(),
             disks: SimRng::new(seed, Purpose::Disks),
@@ -348,12 +322,12 @@ impl<W: Workload> World<W> {
 
     /// When the next thing happens.
     pub fn next_at(&self) -> Option<Time> {
-        self.queue.peek().map(|next| next.at)
+        self.schedule.next_at()
     }
 
     /// Lets the next thing happen. False if nothing ever happens again.
     pub fn step(&mut self) -> bool {
-        let Some(Scheduled { at, event, .. }) = self.queue.pop() else { return false };
+        let Some((at, event)) = self.schedule.pop() else { return false };
         self.now = at.max(self.now);
         self.steps += 1;
         (self.watch.now, self.watch.step) = (self.now, self.steps);
@@ -369,7 +343,7 @@ impl<W: Workload> World<W> {
 
     /// Lets the next thing happen if that is not later than `until`; else false.
     pub fn step_before(&mut self, until: Time) -> bool {
-        self.queue.peek().is_some_and(|next| next.at <= until) && self.step()
+        self.schedule.has_until(until) && self.step()
     }
 
     /// Time goes on to then, if it is not that late already. Nothing may be due before.
@@ -383,7 +357,7 @@ impl<W: Workload> World<W> {
     /// # Panics
     /// If a property is violated.
     pub fn run_until(&mut self, until: Time) {
-        while self.queue.peek().is_some_and(|next| next.at <= until) {
+        while self.schedule.has_until(until) {
             self.step();
             self.assert_sound();
         }
@@ -416,8 +390,7 @@ impl<W: Workload> World<W> {
     }
 
     fn schedule(&mut self, at: Time, event: Event) {
-        self.scheduled += 1;
-        self.queue.push(Scheduled { at: at.max(self.now), number: self.scheduled, event });
+        self.schedule.add(at.max(self.now), event);
     }
 
     fn handle(&mut self, event: Event) {

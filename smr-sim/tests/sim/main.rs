@@ -4,6 +4,7 @@
 
 mod divergence;
 mod epochs;
+mod many;
 mod new_kinds;
 #[path = "../../../smr/tests/seed_range/mod.rs"]
 mod seed_range;
