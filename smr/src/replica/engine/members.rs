@@ -18,13 +18,14 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         }
     }
 
-    /// Whether another incarnation has the place of this node, which sent something: then it may not know.
+    /// Whether another incarnation has the place of this node, which sent something: then it may not know. A place is a
+    /// vote: a learner that is left of an earlier incarnation, or comes to be the next one, has it not.
     pub(super) fn replaced(&self, node: NodeId) -> Option<Replaced> {
         let (since, members) = &self.members;
         if members.is_member(node) {
             return None;
         }
-        let successor = members.members().into_iter().find(|member| member.name == node.name)?;
+        let successor = members.voters.iter().find(|voter| voter.name == node.name)?;
         Some(Replaced { by: successor.incarnation, since: *since })
     }
 
