@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -23,7 +24,7 @@ use smr::internals::reach;
 use smr::wire::{self, Frame, FrameReader, WireError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::client::limits::{CONNECT_TIMEOUT, CONNECTION_DEAD, CONNECTION_OUT_MAX_BYTES, LATE_MAX, WELCOME_TIMEOUT};
 use crate::client::{Context, lock};
@@ -346,25 +347,30 @@ impl<M: Map> Connection<M> {
     async fn read_all(&self, mut reader: FrameReader<impl AsyncRead + Unpin>) -> Result<(), Broken> {
         let began = Instant::now();
         let mut heard_at = began;
+        // One timer for all answers. The silence never ends earlier than by what was known when the timer was set: what
+        // is written and heard later only puts it off.
+        let mut look = pin!(sleep_until(began + WELCOME_TIMEOUT));
         loop {
             while let Some(frame) = reader.buffered()? {
                 self.take(frame)?;
             }
-            // Whatever was read counts as heard now: before it was taken this client may have stood still.
-            if let Some(due) = self.silence_ends(began, heard_at)
-                && due <= Instant::now()
-            {
-                return Err(Broken::Lost("silent for too long".into()));
-            }
-            let look_at = self.silence_ends(began, heard_at).unwrap_or_else(|| Instant::now() + CONNECTION_DEAD);
-            match timeout_at(look_at, reader.next()).await {
-                Ok(Ok(Some(frame))) => {
-                    self.take(frame)?;
-                    heard_at = Instant::now();
+            tokio::select! {
+                // Whatever was read counts as heard now: before it was taken this client may have stood still.
+                biased;
+                read = reader.next() => match read? {
+                    Some(frame) => {
+                        self.take(frame)?;
+                        heard_at = Instant::now();
+                    }
+                    None => return Err(Broken::Lost("closed by the other side".into())),
+                },
+                () = &mut look => {
+                    let now = Instant::now();
+                    match self.silence_ends(began, heard_at) {
+                        Some(due) if due <= now => return Err(Broken::Lost("silent for too long".into())),
+                        due => look.as_mut().reset(due.unwrap_or(now + CONNECTION_DEAD)),
+                    }
                 }
-                Ok(Ok(None)) => return Err(Broken::Lost("closed by the other side".into())),
-                Ok(Err(error)) => return Err(error.into()),
-                Err(_) => {} // a look at the time
             }
         }
     }
