@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::to_all::AtAll;
-use crate::client::connection::{Connection, CopyEvent, Event, EventSender, Posted};
+use crate::client::connection::{Connection, CopyEvent, Event, Posted};
 use crate::client::group::Group;
+use crate::client::inbox::LentInbox;
 use crate::client::limits::{BUSY_PAUSE_MAX, REDIRECT_HOPS_MAX, RESEND_AFTER, RETRY_PAUSE, SILENCE};
 use crate::client::{Context, TimedOut, Trace, earlier, sleep_until};
 use crate::frames::{ClientRequest, ClientResponse, Map};
@@ -31,12 +31,10 @@ pub struct Exchange<'c, M: Map> {
     context: &'c Arc<Context>,
     group: &'c Arc<Group<M>>,
     deadline: Option<Instant>,
-    sender: EventSender<M>,
-    events: mpsc::UnboundedReceiver<CopyEvent<M>>,
     /// The copies that are out, at most one at each replica.
     copies: Vec<CopyOut<M>>,
-    /// The number of the next copy.
-    next_copy: u32,
+    /// Where their events arrive. Dropped after the copies, which send none any more then.
+    inbox: LentInbox<'c, M>,
     /// Whether a copy that is no longer out may have been applied, or may yet be.
     unknown: bool,
     /// Failures in a row since the last pause.
@@ -96,15 +94,12 @@ impl From<TimedOut> for Failure {
 impl<'c, M: Map> Exchange<'c, M> {
     /// An exchange with `group`, which sends nothing yet.
     pub fn new(context: &'c Arc<Context>, group: &'c Arc<Group<M>>, deadline: Option<Instant>) -> Exchange<'c, M> {
-        let (sender, events) = mpsc::unbounded_channel();
         Exchange {
             context,
             group,
             deadline,
-            sender,
-            events,
             copies: Vec::new(),
-            next_copy: 0,
+            inbox: group.inboxes.lend(),
             unknown: false,
             hops: 0,
             not_before: None,
@@ -183,7 +178,7 @@ impl<'c, M: Map> Exchange<'c, M> {
             let wake_at = earlier(earlier(silent_at, self.not_before), self.deadline);
             tokio::select! {
                 biased;
-                Some(event) = self.events.recv(), if !self.copies.is_empty() => {
+                Some(event) = self.inbox.events.recv(), if !self.copies.is_empty() => {
                     if let Some(end) = self.take(event) {
                         return Ok(end);
                     }
@@ -204,14 +199,15 @@ impl<'c, M: Map> Exchange<'c, M> {
 
     fn post(&mut self, replica: u16, epoch: u64, ask: ClientRequest) -> bool {
         let Some(link) = self.group.link(replica) else { return false };
-        let number = self.next_copy;
-        let post =
-            |connection: Arc<Connection<M>>| connection.post_numbered(ask, epoch, &self.sender, number, self.number);
+        let number = self.inbox.next_copy;
+        let post = |connection: Arc<Connection<M>>| {
+            connection.post_numbered(ask, epoch, &self.inbox.sender, number, self.number)
+        };
         let Some(posted) = link.connection().and_then(post) else { return false };
         self.trace(replica, |trace, server, number| trace.sent(server, number));
         let posted_at = Instant::now();
         let silent_at = posted_at + SILENCE;
-        self.next_copy = self.next_copy.wrapping_add(1);
+        self.inbox.next_copy = number.wrapping_add(1);
         self.copies.push(CopyOut { number, replica, posted, posted_at, silent_at, parts: Vec::new() });
         true
     }

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::address::is_same;
+use crate::client::inbox::Inboxes;
 use crate::client::leader_cache::LeaderCache;
 use crate::client::limits::{ASIDE_PAUSE, GROUP_IN_FLIGHT_MAX_BYTES, GROUP_REQUESTS_MAX};
 use crate::client::link::Link;
@@ -37,6 +38,8 @@ pub struct Group<M: Map> {
     sends_to_all: Arc<AtomicBool>,
     requests: Semaphore,
     bytes: Semaphore,
+    /// What the next requests hear by.
+    pub(super) inboxes: Inboxes<M>,
 }
 
 #[derive(Default)]
@@ -76,6 +79,7 @@ impl<M: Map> Group<M> {
             sends_to_all: Arc::default(),
             requests: Semaphore::new(GROUP_REQUESTS_MAX),
             bytes: Semaphore::new(GROUP_IN_FLIGHT_MAX_BYTES),
+            inboxes: Inboxes::new(),
         };
         group.move_to(addresses);
         group

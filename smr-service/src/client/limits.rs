@@ -49,6 +49,8 @@ pub const FIND_COMPLAIN_AFTER: Duration = Duration::from_secs(2);
 pub const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests of one connection that ended without its answer, and are remembered: for tracing, and to compare answers.
 pub const LATE_MAX: usize = 1024;
+/// Queues of events that a group keeps for its next requests, of about 1 KiB each.
+pub const IDLE_INBOXES_MAX: usize = 64;
 
 const _: () = assert!(GROUP_REQUESTS_MAX as u64 <= SESSION_WINDOW_MAX);
 const _: () = assert!(GROUP_IN_FLIGHT_MAX_BYTES <= u32::MAX as usize);

@@ -24,6 +24,7 @@ mod connection;
 mod discovery;
 mod exchange;
 mod group;
+mod inbox;
 mod leader_cache;
 pub mod limits;
 mod link;

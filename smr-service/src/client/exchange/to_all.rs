@@ -58,7 +58,7 @@ impl<M: Map> Drop for Exchange<'_, M> {
         let out: Vec<(u32, u16)> = self.copies.iter().map(|copy| (copy.number, copy.replica)).collect();
         // What comes from now on is their connections' to discard.
         self.copies.clear();
-        while let Ok(CopyEvent { copy, event }) = self.events.try_recv() {
+        while let Ok(CopyEvent { copy, event }) = self.inbox.events.try_recv() {
             let from =
                 out.iter().find(|(number, _)| *number == copy).and_then(|(_, replica)| self.group.link(*replica));
             if let (Some(link), Event::Reply(ClientResponse::Answer(answer))) = (from, *event) {
@@ -93,7 +93,7 @@ impl<M: Map> Exchange<'_, M> {
             let leader = self.group.leader();
             tokio::select! {
                 biased;
-                Some(event) = self.events.recv(), if !self.copies.is_empty() => {
+                Some(event) = self.inbox.events.recv(), if !self.copies.is_empty() => {
                     if let Some(end) = self.take_of_one(event) {
                         return Ok(end);
                     }
