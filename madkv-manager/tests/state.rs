@@ -5,6 +5,7 @@
 use madkv_manager::state::{Command, ManagerState, MoveStep, Query, Reply, encode};
 use madkv_proto::frames::{ClientResponse, Registration};
 use madkv_proto::map::ClusterMap;
+use madkv_proto::settings::DEFINITIONS;
 use proptest::prelude::*;
 use smr::codec;
 use smr::entry::{Genesis, GenesisHash, GenesisRequest, Incumbent, Index, Term};
@@ -473,4 +474,18 @@ fn command_kinds_of_this_build_are_of_versions_1_to_5_and_others_unknown() {
     assert_eq!(ManagerState::command_version(b"no"), Some(1), "no command at all has its answer");
     let one = encode(&Command::Register(registration(1, 2, 3, false)));
     assert_eq!(one[..4], 2u32.to_le_bytes(), "a command begins with its kind");
+}
+
+// A manager of the release before refuses a setting that it does not know, and all must carry out the same.
+#[test]
+fn command_that_sets_a_setting_is_of_the_version_in_which_the_setting_came() {
+    let version_of = |name: &str| {
+        let set = Command::Set { name: name.to_owned(), value: 1, version: 0, at_unix_ms: 0 };
+        ManagerState::command_version(&encode(&set))
+    };
+    for definition in DEFINITIONS {
+        assert_eq!(version_of(definition.name), Some(definition.since), "{}", definition.name);
+    }
+    assert!(DEFINITIONS.iter().any(|definition| definition.since > 2), "all are as old as settings as such");
+    assert_eq!(version_of("no_such"), Some(2), "it is refused by all of them");
 }
