@@ -9,21 +9,23 @@ use madkv_testkit::wait::wait_for;
 use rustix::process::{Pid, Signal, kill_process};
 use smr::status::ServiceState;
 
+use super::consoles::average_ms;
 use super::faults::three_clients;
-use super::stage::{Outcome, Stage, TIMEOUT, claim, goes_on, judge, shown, tell};
+use super::stage::{Outcome, Stage, THREE, TIMEOUT, claim, goes_on, judge, shown, tell};
 
 const FIRST: Group = Group::Partition(0);
-const THREE: Shape = Shape { server_rf: 3, manager_rf: 3, partitions: 1 };
 /// Milliseconds between two heartbeats, first and then.
-const FREQS_MS: [u64; 2] = [500, 100];
+pub(super) const FREQS_MS: [u64; 2] = [500, 100];
 /// Heartbeats whose times are compared.
 const BEATS: usize = 6;
 
-fn server(replica: u16) -> Node {
+/// A server of the only partition.
+pub(super) fn server(replica: u16) -> Node {
     Node::Server { partition: 0, replica }
 }
 
-fn plan(hosts: u16, heartbeat_freq_ms: u64, relaunch: bool) -> AgentPlan {
+/// Agents whose consoles show what they do.
+pub(super) fn plan(hosts: u16, heartbeat_freq_ms: u64, relaunch: bool) -> AgentPlan {
     AgentPlan { heartbeat_freq_ms, relaunch, flags: vec!["--trace_messages".into()], ..AgentPlan::for_hosts(hosts) }
 }
 
@@ -52,17 +54,13 @@ pub(super) fn milestone_1(programs: &Programs) -> Outcome<()> {
         let counts: Vec<Option<u64>> = sent.iter().map(|line| count_of(line)).collect();
         let rise = counts.iter().zip(1..).all(|(count, expected)| *count == Some(expected));
         claim(rise, || format!("heartbeats are not counted from 1: {counts:?}"))?;
-        let times: Option<Vec<u64>> = sent.iter().map(|line| micros_of(line)).collect();
-        let times = times.ok_or("a line without a time")?;
-        let average = (times[BEATS] - times[0]) / BEATS as u64 / 1000;
+        let average = average_ms(&sent[..=BEATS])?;
         tell(&format!("heartbeats are counted from 1, and come every {average} ms"));
         averages.push(average);
         if turn == 0 {
             three_clients(&mut stage, s1)?;
             stage.kill(s1)?;
-            stage.agent_says(0, |line| line.contains("LFD1: heartbeat to S1 failed"))?;
-            stage.agent_says(0, |line| line.contains("LFD1: delete replica S1"))?;
-            shown("1 (8)", "LFD1 has noticed that S1 died");
+            deleted(&mut stage, 0, "1 (8)")?;
             tell("Now all of it again, with another frequency.");
         }
     }
@@ -76,16 +74,8 @@ fn count_of(line: &str) -> Option<u64> {
     line.split_once("] [")?.1.split_once(']')?.0.parse().ok()
 }
 
-/// The time of the day of a line, in microseconds: `[2026-01-31T12:34:56.789012Z] ...`.
-fn micros_of(line: &str) -> Option<u64> {
-    let time = line.split_once('T')?.1.split_once('Z')?.0;
-    let (clock, fraction) = time.split_once('.')?;
-    let seconds = clock.split(':').try_fold(0, |sum, part| Some(sum * 60 + part.parse::<u64>().ok()?))?;
-    Some(seconds * 1_000_000 + fraction.parse::<u64>().ok()?)
-}
-
 /// GFD and RM say that these are the members.
-fn members(stage: &mut Stage, servers: &str, guide: &str) -> Outcome<()> {
+pub(super) fn members(stage: &mut Stage, servers: &str, guide: &str) -> Outcome<()> {
     for who in ["GFD", "RM"] {
         stage.a_manager_says(|line| line.ends_with(&format!("] {who}: {servers}")))?;
     }
@@ -93,8 +83,8 @@ fn members(stage: &mut Stage, servers: &str, guide: &str) -> Outcome<()> {
     Ok(())
 }
 
-pub(super) fn milestones_2_and_4(programs: &Programs) -> Outcome<()> {
-    let mut stage = Stage::with_agents(programs, THREE, &plan(3, FREQS_MS[0], false))?;
+/// The three servers found their group, and everything ends.
+pub(super) fn found_beforehand(stage: &mut Stage) -> Outcome<()> {
     tell("Beforehand the three servers found their group, once and for ever, and end. From then on each");
     tell("of them is a member as soon as it runs.");
     let all: Vec<Node> = (0..3).map(Node::Manager).chain((0..3).map(server)).collect();
@@ -102,48 +92,93 @@ pub(super) fn milestones_2_and_4(programs: &Programs) -> Outcome<()> {
         stage.process(node).start()?;
     }
     stage.wait_ready(TIMEOUT)?;
+    stage.wait_members(FIRST, 3)?;
+    // Managers first: no one may be removed because another one ends a moment later.
     for &node in &all {
         stage.process(node).kill();
     }
+    Ok(())
+}
+
+/// What the guide calls the steps from the first manager to the last server.
+pub(super) struct Steps {
+    pub(super) managers: &'static str,
+    pub(super) agents: &'static str,
+    pub(super) servers: [&'static str; 3],
+}
+
+/// Managers, agents, and then servers of a group that is founded, one at a time; `each` looks at a server that runs.
+pub(super) fn one_at_a_time(
+    stage: &mut Stage,
+    steps: &Steps,
+    each: impl Fn(&mut Stage, Node) -> Outcome<()>,
+) -> Outcome<()> {
     tell("Managers first: GFD and RM are roles of the one that leads them.");
     for replica in 0..3 {
         stage.process(Node::Manager(replica)).start()?;
     }
-    members(&mut stage, "0 members", "2 (1), 4 (1)-(3)")?;
+    members(stage, "0 members", steps.managers)?;
     tell("LFD1, LFD2 and LFD3, one for each host.");
     for host in 0..3 {
         stage.start_agent(host)?;
     }
-    shown("2 (2), 4 (4) (5)", "the agents run, and no server yet");
+    shown(steps.agents, "the agents run, and no server yet");
     let so_far = ["1 member: S1", "2 members: S1, S2", "3 members: S1, S2, S3"];
-    for (host, guide) in [(0, "2 (3), 4 (6)"), (1, "2 (4), 4 (7)"), (2, "2 (5), 4 (8)")] {
+    for (host, guide) in (0..).zip(steps.servers) {
         let number = host + 1;
         tell(&format!("S{number} starts on host {number}."));
         stage.process(server(host)).start()?;
         stage.agent_says(host, |line| line.contains(&format!("] LFD{number} sending heartbeat to S{number}")))?;
         stage.says(server(host), |line| line.contains(&format!("receives heartbeat from LFD{number}")))?;
-        stage.agent_says(host, |line| line.ends_with(&format!("LFD{number}: add replica S{number}")))?;
-        members(&mut stage, so_far[usize::from(host)], guide)?;
+        added(stage, host)?;
+        members(stage, so_far[usize::from(host)], guide)?;
+        each(stage, server(host))?;
     }
+    Ok(())
+}
+
+/// The agent of a host has heard its server.
+pub(super) fn added(stage: &mut Stage, host: u16) -> Outcome<()> {
+    let number = host + 1;
+    stage.agent_says(host, |line| line.ends_with(&format!("LFD{number}: add replica S{number}")))?;
+    Ok(())
+}
+
+/// The agent of a host has noticed that its server is gone.
+pub(super) fn deleted(stage: &mut Stage, host: u16, guide: &str) -> Outcome<()> {
+    let number = host + 1;
+    stage.agent_says(host, |line| line.contains(&format!("LFD{number}: heartbeat to S{number} failed")))?;
+    stage.agent_says(host, |line| line.ends_with(&format!("LFD{number}: delete replica S{number}")))?;
+    shown(guide, &format!("LFD{number} has noticed that S{number} died"));
+    Ok(())
+}
+
+pub(super) fn milestones_2_and_4(programs: &Programs) -> Outcome<()> {
+    let mut stage = Stage::with_agents(programs, THREE, &plan(3, FREQS_MS[0], false))?;
+    found_beforehand(&mut stage)?;
+    let steps = Steps {
+        managers: "2 (1), 4 (1)-(3)",
+        agents: "2 (2), 4 (4) (5)",
+        servers: ["2 (3), 4 (6)", "2 (4), 4 (7)", "2 (5), 4 (8)"],
+    };
+    one_at_a_time(&mut stage, &steps, |_, _| Ok(()))?;
     stage.wait_ready(TIMEOUT)?;
     let mut load = stage.loops(3)?;
     goes_on(&mut load, "2 (6) (7) (10), 4 (10) (13)", "three clients")?;
     stage.kill(server(1))?;
-    stage.agent_says(1, |line| line.contains("LFD2: heartbeat to S2 failed"))?;
-    stage.agent_says(1, |line| line.ends_with("LFD2: delete replica S2"))?;
-    shown("2 (11), 4 (14)", "LFD2 has noticed that S2 died");
+    deleted(&mut stage, 1, "2 (11), 4 (14)")?;
     members(&mut stage, "2 members: S1, S3", "2 (12), 4 (15)")?;
     goes_on(&mut load, "2 (13) (14), 4 (16) (17)", "with S1 and S3")?;
     tell("S2 is launched again, by hand.");
     stage.bring_back(server(1))?;
-    stage.agent_says(1, |line| line.ends_with("LFD2: add replica S2"))?;
+    added(&mut stage, 1)?;
     members(&mut stage, "3 members: S1, S2, S3", "4 (19) (20)")?;
     shown("4 (21)", "S2 serves only since it has all that the others have");
     judge(&stage, load)
 }
 
 /// Kills a server's process, whoever launched it.
-fn kill_whoever(stage: &Stage, node: Node) -> Outcome<u32> {
+pub(super) fn kill_whoever(stage: &Stage, node: Node) -> Outcome<u32> {
     let pid = wait_for(TIMEOUT, &format!("a process of {node}"), || stage.pid_of(node))?;
     tell(&format!("kill -9 {} (process {pid})", stage.named(node)));
     let signalled = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or("no process has such a number")?;
@@ -151,8 +186,16 @@ fn kill_whoever(stage: &Stage, node: Node) -> Outcome<u32> {
     Ok(pid)
 }
 
+/// Kills the agent of a host, and its server.
+pub(super) fn host_dies(stage: &mut Stage, host: u16) -> Outcome<()> {
+    tell(&format!("kill -9 LFD{}", host + 1));
+    // First, for it launches what has ended.
+    stage.agents().ok_or("there are no agents")?.process(host).kill();
+    kill_whoever(stage, server(host)).map(drop)
+}
+
 /// Waits until a node serves, as another process than this.
-fn serves_again(stage: &Stage, node: Node, killed: u32) -> Outcome<()> {
+pub(super) fn serves_again(stage: &Stage, node: Node, killed: u32) -> Outcome<()> {
     let pid = wait_for(TIMEOUT, &format!("{node} in service again"), || {
         let pid = stage.pid_of(node).filter(|&pid| pid != killed)?;
         (stage.status(node).ok()?.service_state == ServiceState::InService).then_some(pid)

@@ -1,6 +1,7 @@
 //! Processes that start, die, hang and are slow.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use madkv_testkit::cluster::{Group, Node, Shape};
@@ -80,12 +81,21 @@ pub(super) fn steady_state(programs: &Programs) -> Outcome<()> {
 
 /// Three clients send a request each, one after the other; all messages and states are on both consoles.
 pub(super) fn three_clients(stage: &mut Stage, leader: Node) -> Outcome<()> {
+    by_hand(stage, leader, 1..=3)?;
+    shown("1 (3)-(5), 2 (6)-(8)", "each request is on the console of its client and of its server, by the same name");
+    shown("1 (6), 2 (9)", "so is each reply");
+    shown("1 (7)", "the state before and after is shown, and a write changes it");
+    Ok(())
+}
+
+/// Clients with these numbers send a write and a read each, one after the other, and both consoles say so.
+pub(super) fn by_hand(stage: &mut Stage, leader: Node, clients: RangeInclusive<u32>) -> Outcome<()> {
     let server = stage.console_name(leader);
     tell("Three clients, one line each by hand.");
-    for number in 1..=3 {
+    for number in clients {
         let mut client = stage.traced_client(number)?;
-        for line in ["PUT x 1", "GET x"] {
-            let answer = client.ask(line, TIMEOUT)?;
+        for line in [format!("PUT x {number}"), "GET x".to_owned()] {
+            let answer = client.ask(&line, TIMEOUT)?;
             tell(&format!("C{number}: {line}  ->  {answer}"));
         }
         let request = format!("<C{number}, {server}, 1, request>");
@@ -96,18 +106,12 @@ pub(super) fn three_clients(stage: &mut Stage, leader: Node) -> Outcome<()> {
         let after = stage.says(leader, |line| line.ends_with(&format!("after processing {request}")))?;
         stage.says(leader, |line| line.ends_with(&format!("Sending {reply}")))?;
         stage.client_says(number, |line| line.ends_with(&format!("Received {reply}")))?;
-        let state =
-            |line: &str| line.split(" = ").nth(1).and_then(|rest| rest.split(" processing").next().map(str::to_owned));
-        if number == 1 {
-            let changed = state(&before)
-                .zip(state(&after))
-                .is_some_and(|(before, after)| before.trim_end_matches("before") != after.trim_end_matches("after"));
-            claim(changed, || format!("the state did not change: {before} / {after}"))?;
-        }
+        // `[time] my_state_S1 = 7 keys (digest ...) before processing <...>`
+        let state = |line: &str, when: &str| Some(line.split_once(" = ")?.1.split_once(when)?.0.to_owned());
+        let states = state(&before, " before ").zip(state(&after, " after "));
+        let changed = states.is_some_and(|(before, after)| before != after);
+        claim(changed, || format!("the state did not change: {before} / {after}"))?;
     }
-    shown("1 (3)-(5), 2 (6)-(8)", "each request is on the console of its client and of its server, by the same name");
-    shown("1 (6), 2 (9)", "so is each reply");
-    shown("1 (7)", "the state before and after is shown, and a write changes it");
     Ok(())
 }
 

@@ -7,13 +7,18 @@
 //! | [`stage`] | what every demonstration stands on: a cluster, clients in a loop, narration and checks |
 //! | [`faults`] | processes that die, hang and are slow |
 //! | [`agents`] | hosts with agents: LFD, GFD and RM |
+//! | [`active`], [`passive`] | the guide's milestones for groups of these kinds, and lost messages |
+//! | [`consoles`] | what consoles say from some moment on |
 //! | [`members`] | more replicas, and fewer |
 //! | [`data`] | backups, and a group that has lost its majority for good |
 
+mod active;
 mod agents;
+mod consoles;
 mod data;
 mod faults;
 mod members;
+mod passive;
 mod stage;
 
 use clap::Parser;
@@ -30,7 +35,7 @@ struct Demo {
     run: fn(&Programs) -> Outcome<()>,
 }
 
-const DEMOS: [Demo; 14] = [
+const DEMOS: [Demo; 20] = [
     Demo {
         name: "bootstrapping",
         about: "managers and servers come up one at a time, in an odd order, and form a cluster",
@@ -101,7 +106,40 @@ const DEMOS: [Demo; 14] = [
         about: "two of three directories are lost for good; the group goes on from the third, by an operator's word",
         run: data::recover,
     },
+    Demo {
+        name: "active-milestones-2-and-4",
+        about: "clients send to all and discard duplicates; two die in turn; who comes back is ready when it has all",
+        run: active::milestones_2_and_4,
+    },
+    Demo {
+        name: "active-milestone-5",
+        about: "a replica dies, is launched by its agent, dies again; then another one, and the last one goes on",
+        run: active::milestone_5,
+    },
+    Demo {
+        name: "active-lost-messages",
+        about: "one message in twenty between clients and servers is lost; other servers have it, and answer",
+        run: active::lost_messages,
+    },
+    Demo {
+        name: "passive-milestone-3",
+        about: "clients send to the primary, and its checkpoints go to two backups; a backup dies",
+        run: passive::milestone_3,
+    },
+    Demo {
+        name: "passive-milestone-4",
+        about: "another checkpoint frequency; a backup dies, then the primary; no acknowledged write is lost",
+        run: passive::milestone_4,
+    },
+    Demo {
+        name: "passive-milestone-5",
+        about: "any replica is made the primary; it dies, comes back as a backup, dies again; then the other backup",
+        run: passive::milestone_5,
+    },
 ];
+
+/// Columns of the longest name, and a space.
+const NAME_COLUMNS: usize = 26;
 
 /// Demonstrations of MadKV with real processes on this machine; each checks itself.
 #[derive(Debug, Parser)]
@@ -138,7 +176,7 @@ pub enum Ended {
 pub fn run(options: &Options) -> Result<Ended, String> {
     if options.list {
         for Demo { name, about, .. } in &DEMOS {
-            println!("{name:<15}{about}");
+            println!("{name:<NAME_COLUMNS$}{about}");
         }
         return Ok(Ended::Well);
     }
@@ -196,11 +234,28 @@ fn choose(options: &Options) -> Result<Vec<&'static Demo>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn names(line: &[&str]) -> Result<Vec<&'static str>, String> {
         let options = Options::try_parse_from([&["madkv-demo"], line].concat()).map_err(|error| error.to_string())?;
         Ok(choose(&options)?.into_iter().map(|demo| demo.name).collect())
+    }
+
+    #[test]
+    fn documented_milestones_are_those_that_there_are() {
+        let usage = include_str!("../../../docs/USAGE.md");
+        let (_, section) = usage.split_once("### Milestones of the project guide\n").unwrap();
+        let (section, _) = section.split_once("\n## ").unwrap();
+        let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
+        let documented: BTreeSet<&str> = rows.flat_map(|row| row.split('`').skip(1).step_by(2)).collect();
+        let known: BTreeSet<&str> = DEMOS.iter().map(|demo| demo.name).collect();
+        assert!(documented.is_subset(&known), "{:?}", documented.difference(&known));
+        let of_the_guide = |name: &&str| ["milestone", "active", "passive"].iter().any(|start| name.starts_with(start));
+        let wanted: BTreeSet<&str> = known.iter().copied().filter(of_the_guide).collect();
+        assert!(wanted.is_subset(&documented), "{:?}", wanted.difference(&documented));
+        assert!(known.iter().all(|name| name.len() < NAME_COLUMNS));
     }
 
     #[test]

@@ -10,12 +10,15 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use madkv_testkit::agents::AgentPlan;
-use madkv_testkit::cluster::{Cluster, Group, Node, Shape};
+use madkv_testkit::cluster::{Cluster, Group, Layout, Node, Shape};
 use madkv_testkit::launcher::sync_flags;
 use madkv_testkit::line_client::LineClient;
 use madkv_testkit::load::{Load, Plan};
+use madkv_testkit::ports::Ports;
 use madkv_testkit::programs::{CLIENT, Programs};
 use madkv_testkit::wait::wait_for;
+use madkv_testkit::wiring::Network;
+use smr::epoch::{EpochKind, GroupKind};
 use smr::status::{Role, ServiceState};
 use tempfile::TempDir;
 
@@ -29,12 +32,19 @@ pub(super) struct NotHere(pub(super) String);
 
 /// How long anything may take that must happen in the end.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long it may take until a group has the members that it is to have: on a machine whose disk stands still now and
+/// then some are removed again and again, and each time the pause before they are taken back is twice as long.
+const MEMBERS_TIMEOUT: Duration = Duration::from_secs(180);
 /// For how long something that must not happen is watched.
 pub(super) const WATCH: Duration = Duration::from_millis(1500);
+/// Three servers, and three managers.
+pub(super) const THREE: Shape = Shape { server_rf: 3, manager_rf: 3, partitions: 1 };
+/// What a bad network draws its chances from.
+const NETWORK_SEED: u64 = 1;
 /// Requests of all clients together between two faults.
 const BETWEEN: u64 = 300;
 /// The number of the first client in a loop; those with lower ones are sent lines by hand.
-const LOOPS_FIRST: u32 = 11;
+pub(super) const LOOPS_FIRST: u32 = 11;
 /// What a console says of the replica that it belongs to, before the number of the term.
 const LEADS: &str = "is leader in term ";
 /// How much of a line of a console is shown, in characters.
@@ -65,6 +75,17 @@ pub(super) fn claim(holds: bool, what: impl FnOnce() -> String) -> Outcome<()> {
     if holds { Ok(()) } else { Err(what().into()) }
 }
 
+fn fresh_directory(programs: &Programs) -> Outcome<TempDir> {
+    Ok(tempfile::Builder::new().prefix("madkv-demo-").tempdir_in(programs.directory())?)
+}
+
+/// What each server and manager is started with besides.
+fn flags_of(directory: &Path) -> Vec<OsString> {
+    let mut flags = sync_flags(directory);
+    flags.push("--trace_messages".into());
+    flags
+}
+
 /// A cluster whose consoles are read.
 pub(super) struct Stage {
     cluster: Cluster,
@@ -76,9 +97,8 @@ pub(super) struct Stage {
 impl Stage {
     /// A cluster of which nothing runs yet.
     pub(super) fn empty(programs: &Programs, shape: Shape) -> Outcome<Stage> {
-        let directory = tempfile::Builder::new().prefix("madkv-demo-").tempdir_in(programs.directory())?;
-        let mut flags = sync_flags(directory.path());
-        flags.push("--trace_messages".into());
+        let directory = fresh_directory(programs)?;
+        let flags = flags_of(directory.path());
         let cluster = Cluster::on_free_ports(programs, shape, directory.path(), &flags)?;
         Ok(Stage { cluster, directory, marks: BTreeMap::new() })
     }
@@ -88,6 +108,35 @@ impl Stage {
         let mut stage = Stage::empty(programs, shape)?;
         stage.watch_by_agents(plan)?;
         Ok(stage)
+    }
+
+    /// The same, with partitions of another kind than Raft's.
+    pub(super) fn of_kind(programs: &Programs, kind: EpochKind, plan: &AgentPlan) -> Outcome<Stage> {
+        let mut stage = Stage::with_agents(programs, THREE, plan)?;
+        stage.set_kinds(&[GroupKind::Epochs(kind)]);
+        Ok(stage)
+    }
+
+    /// A cluster of such a kind, and the network that all its connections go over; nothing runs yet.
+    pub(super) fn wired(programs: &Programs, kind: EpochKind) -> Outcome<(Stage, Network)> {
+        let directory = fresh_directory(programs)?;
+        let ports = Ports::claim(2 * THREE.nodes_count())?;
+        let layout = Layout { shape: THREE, first_port: ports.first() };
+        let network = Network::new(layout, NETWORK_SEED)?;
+        let (flags, overrides) = (flags_of(directory.path()), network.overrides());
+        let mut cluster = Cluster::with_overrides(programs, layout, directory.path(), &flags, overrides)?;
+        cluster.keep_ports(ports);
+        cluster.set_kinds(&[GroupKind::Epochs(kind)]);
+        Ok((Stage { cluster, directory, marks: BTreeMap::new() }, network))
+    }
+
+    /// Waits until a group whose members the managers name has this many of them that have everything.
+    pub(super) fn wait_members(&self, group: Group, count: usize) -> Outcome<()> {
+        let have = || {
+            let status = self.status(self.leader(group)?).ok()?;
+            (status.voters.len() == count).then_some(())
+        };
+        Ok(wait_for(MEMBERS_TIMEOUT, &format!("{count} members of {group}"), have)?)
     }
 
     /// Starts the agent of a host.
