@@ -192,10 +192,11 @@ slow-report seconds="15":
     cargo run --quiet --release --bin madkv-scenario -- slow --seconds {{seconds}}
     cargo run --quiet --release --bin madkv-bench -- slow
 
-# Hurt a cluster whose hosts have agents, fault after fault; check that full redundancy returns by itself and soon enough each time (see `madkv-scenario self-repair --help`).
+# Hurt clusters of 3 and of 5 replicas whose hosts have agents, 100 faults each; check that full redundancy returns by itself and soon enough each time (see `madkv-scenario self-repair --help`).
 [positional-arguments]
 self-repair *options:
-    cargo run --quiet --release --bin madkv-scenario -- self-repair "$@"
+    cargo run --quiet --release --bin madkv-scenario -- self-repair --server_rf 3 --faults 100 --minutes 30 "$@"
+    cargo run --quiet --release --bin madkv-scenario -- self-repair --server_rf 5 --faults 100 --minutes 30 "$@"
 
 # Roll a cluster under load from an older build (its commit; by default `before-house`, see CHANGELOG) to this one, with both log engines; check that nothing is lost.
 upgrade from="d89e3b3":

@@ -212,6 +212,7 @@ pub enum Scenario {
     },
     /// Random faults in a cluster whose hosts have agents: full redundancy returns by itself after each of them, soon
     /// enough, and what clients hear is linearizable
+    #[command(args_override_self = true)]
     SelfRepair {
         /// Faults
         #[arg(long, default_value_t = 200)]
@@ -234,7 +235,7 @@ pub enum Scenario {
         /// Milliseconds from one heartbeat of an agent to the next
         #[arg(long = "heartbeat_freq", alias = "heartbeat-freq", default_value_t = 500)]
         heartbeat_freq: u64,
-        /// Begin no fault after this many minutes
+        /// Fail if it takes more than this many minutes
         #[arg(long, default_value_t = 60)]
         minutes: u64,
         /// Where and with what shape.

@@ -21,7 +21,8 @@ use rand_chacha::ChaCha8Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use smr::status::ServiceState;
 
-use super::watch::{wait_redundant, wait_redundant_by};
+use super::agent_logs::AgentLogs;
+use super::watch::{Names, wait_redundant, wait_redundant_by};
 use crate::scenario::TIMEOUT;
 
 /// How long an agent or a manager stays away at most, in milliseconds.
@@ -46,7 +47,8 @@ pub enum Kind {
     Agent,
     /// A manager is killed, and started again later.
     Manager,
-    /// A host with its agent and its servers is cut off from everyone else, for longer than managers wait.
+    /// A host with its agent and its servers is cut off from all others, for longer than managers wait. Clients still
+    /// reach it: a leader there must not answer them.
     Cut,
     /// A host is gone for good, with its agent and its servers, and a spare one takes its replicas over. Once in a run,
     /// at its end.
@@ -90,12 +92,14 @@ impl fmt::Display for Fault {
 }
 
 /// How long it took.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Took {
     /// Until the agent of its host said that the replica is none any more.
     pub(super) detected: Option<Duration>,
     /// Until full redundancy was back.
     pub(super) repaired: Duration,
+    /// Who the servers are by then.
+    pub(super) names: Names,
 }
 
 impl Fault {
@@ -113,13 +117,22 @@ impl Fault {
         Fault { kind, victim }
     }
 
-    /// Injects it, and waits until all is well again. `deletions` counts, by host, how often its agent has to have said
-    /// that a replica is none any more.
+    /// The servers that it may keep from being there.
+    pub(super) fn hits(&self, cluster: &mut Cluster) -> Result<Vec<Node>, Trouble> {
+        match self.victim {
+            Victim::Node(Node::Manager(_)) => Ok(Vec::new()),
+            Victim::Node(node) => Ok(vec![node]),
+            Victim::Host(host) if self.kind != Kind::Agent => servers_of(cluster, host),
+            Victim::Host(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Injects it after a random pause, and waits until all is well again.
     pub(super) fn inject_and_repair(
         &self,
         cluster: &mut Cluster,
         network: &Network,
-        deletions: &mut [usize],
+        logs: &mut AgentLogs,
         rng: &mut ChaCha8Rng,
     ) -> Result<Took, Trouble> {
         thread::sleep(Duration::from_millis(rng.random_range(0..PAUSE_MAX_MS)));
@@ -127,13 +140,27 @@ impl Fault {
         match self.victim {
             Victim::Host(host) if self.kind == Kind::Gone => host_gone(cluster, host),
             Victim::Host(host) if self.kind == Kind::Cut => cut_off(cluster, network, host, CUT_MIN + away),
-            Victim::Host(host) => agent_away(cluster, host, away),
+            Victim::Host(host) => agent_away(cluster, host, logs, away),
             Victim::Node(node @ Node::Manager(_)) => manager_away(cluster, node, away),
-            Victim::Node(node) => self.hurt(cluster, node, deletions),
+            Victim::Node(node) => self.hurt(cluster, node, logs),
         }
     }
 
-    fn hurt(&self, cluster: &mut Cluster, node: Node, deletions: &mut [usize]) -> Result<Took, Trouble> {
+    /// Whoever lost its directory is another one now, and everyone else the same as before: a replica whose directory
+    /// is there is launched with it, and not replaced.
+    pub(super) fn right_ones_were_replaced(&self, hits: &[Node], before: &Names, now: &Names) -> Result<(), Trouble> {
+        let loses_directories = matches!(self.kind, Kind::Empty | Kind::Gone);
+        for (node, name) in now {
+            let is_new = before.get(node) != Some(name);
+            if is_new != (loses_directories && hits.contains(node)) {
+                let what = if is_new { "is another one" } else { "is the same as before" };
+                return Err(format!("{node} {what} after {self}").into());
+            }
+        }
+        Ok(())
+    }
+
+    fn hurt(&self, cluster: &mut Cluster, node: Node, logs: &mut AgentLogs) -> Result<Took, Trouble> {
         let old = cluster.pid_of(node).ok_or_else(|| format!("{node} does not run"))?;
         let host = cluster.agents().ok_or("no agents")?.host_of(node.replica());
         let start = match self.kind {
@@ -153,35 +180,36 @@ impl Fault {
                 Instant::now()
             }
         };
-        deletions[usize::from(host)] += 1;
-        let expected = deletions[usize::from(host)];
+        let log = logs.of(host)?;
+        log.deletions_expected += 1;
+        let expected = log.deletions_expected;
         let what = format!("LFD{} to notice {self}", host + 1);
-        wait_for(TIMEOUT, &what, || (deletions_of(cluster, host) >= expected).then_some(()))?;
+        wait_for(TIMEOUT, &what, || (logs.of(host).ok()?.deleted >= expected).then_some(()))?;
         let detected = start.elapsed();
         let another = format!("another process of {node} after {self}");
         wait_for(TIMEOUT, &another, || cluster.pid_of(node).filter(|pid| *pid != old))?;
-        wait_redundant(cluster, TIMEOUT).map_err(|error| format!("{self}: {error}"))?;
-        Ok(Took { detected: Some(detected), repaired: start.elapsed() })
+        let names = wait_redundant(cluster, TIMEOUT).map_err(|error| format!("{self}: {error}"))?;
+        Ok(Took { detected: Some(detected), repaired: start.elapsed(), names })
     }
 }
 
 /// An agent is killed and started again: its replicas are the same processes before and after.
-fn agent_away(cluster: &mut Cluster, host: u16, away: Duration) -> Result<Took, Trouble> {
+fn agent_away(cluster: &mut Cluster, host: u16, logs: &mut AgentLogs, away: Duration) -> Result<Took, Trouble> {
     let its = servers_of(cluster, host)?;
     let pids: Vec<_> = its.iter().map(|&node| cluster.pid_of(node)).collect();
-    let heard = count(cluster, host, "add replica");
+    let expected = logs.of(host)?.added + its.len();
     cluster.agents().ok_or("no agents")?.process(host).kill();
     thread::sleep(away);
     cluster.agents().ok_or("no agents")?.process(host).start()?;
     let start = Instant::now();
     let what = format!("LFD{} to adopt its replicas", host + 1);
-    wait_for(TIMEOUT, &what, || (count(cluster, host, "add replica") >= heard + its.len()).then_some(()))?;
-    wait_redundant(cluster, TIMEOUT)?;
+    wait_for(TIMEOUT, &what, || (logs.of(host).ok()?.added >= expected).then_some(()))?;
+    let names = wait_redundant(cluster, TIMEOUT)?;
     let repaired = start.elapsed();
     if its.iter().map(|&node| cluster.pid_of(node)).ne(pids) {
         return Err(format!("replicas of LFD{} were launched again because of it", host + 1).into());
     }
-    Ok(Took { detected: None, repaired })
+    Ok(Took { detected: None, repaired, names })
 }
 
 /// A host is cut off until the managers count it as failed, and for a while longer; then it is heard again.
@@ -205,12 +233,12 @@ fn cut_off(cluster: &mut Cluster, network: &Network, host: u16, away: Duration) 
     let start = Instant::now();
     let what = format!("the managers to hear LFD{} again", host + 1);
     wait_for(TIMEOUT, &what, || has_failed(cluster).filter(|has_failed| !has_failed))?;
-    wait_redundant(cluster, TIMEOUT)?;
+    let names = wait_redundant(cluster, TIMEOUT)?;
     let repaired = start.elapsed();
     if its.iter().map(|&node| cluster.pid_of(node)).ne(pids) {
         return Err(format!("replicas of LFD{} were launched again because it was cut off", host + 1).into());
     }
-    Ok(Took { detected: Some(detected), repaired })
+    Ok(Took { detected: Some(detected), repaired, names })
 }
 
 /// A host ends, and nothing of it comes back.
@@ -223,14 +251,15 @@ fn host_gone(cluster: &mut Cluster, host: u16) -> Result<Took, Trouble> {
     let elsewhere = format!("a map with the replicas of LFD{} on another host", host + 1);
     wait_for(TIMEOUT, &elsewhere, || {
         let map = map(cluster)?;
-        its.iter().all(|&node| map(node) != Some(cluster.client_address(node))).then_some(())
+        let is_elsewhere = |&node: &Node| map(node).is_some_and(|at| at != cluster.client_address(node));
+        its.iter().all(is_elsewhere).then_some(())
     })?;
     let status = |node| match ask(map(cluster)?(node)?, service_of(node), ClientRequest::Status, ANSWER_TIMEOUT) {
         Ok(ClientResponse::Status(status)) => Some(*status),
         _ => None,
     };
-    wait_redundant_by(cluster, status, TIMEOUT)?;
-    Ok(Took { detected: None, repaired: start.elapsed() })
+    let names = wait_redundant_by(cluster, status, TIMEOUT)?;
+    Ok(Took { detected: None, repaired: start.elapsed(), names })
 }
 
 /// Where servers are, by the map of a manager.
@@ -298,28 +327,8 @@ fn manager_away(cluster: &mut Cluster, node: Node, away: Duration) -> Result<Too
         let is_in_service = cluster.status(node).ok()?.service_state == ServiceState::InService;
         (is_in_service && cluster.leader(Group::Manager).is_some()).then_some(())
     })?;
-    wait_redundant(cluster, TIMEOUT)?;
-    Ok(Took { detected: None, repaired: start.elapsed() })
-}
-
-/// Nothing but what was hurt was taken for dead or hung.
-pub(super) fn no_false_alarm(cluster: &mut Cluster, expected: &[usize]) -> Result<(), Trouble> {
-    for (host, &expected) in (0..).zip(expected) {
-        let said = deletions_of(cluster, host);
-        if said != expected {
-            return Err(format!("LFD{} deleted replicas {said} times, after {expected} faults", host + 1).into());
-        }
-    }
-    Ok(())
-}
-
-fn deletions_of(cluster: &mut Cluster, host: u16) -> usize {
-    count(cluster, host, "delete replica")
-}
-
-/// How often an agent has said something.
-fn count(cluster: &mut Cluster, host: u16, text: &str) -> usize {
-    cluster.agents().map_or(0, |agents| agents.process(host).log_text().matches(text).count())
+    let names = wait_redundant(cluster, TIMEOUT)?;
+    Ok(Took { detected: None, repaired: start.elapsed(), names })
 }
 
 fn signal(pid: u32, signal: Signal) {
