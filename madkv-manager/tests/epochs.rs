@@ -61,8 +61,9 @@ fn decide(state: &mut ManagerState, decision: EpochDecision) -> Reply {
 }
 
 fn next(record: &EpochRecord, members: Vec<NodeId>) -> EpochDecision {
+    let present = record.present();
     let configuration =
-        EpochConfiguration { epoch: record.present().epoch.next(), kind: EpochKind::Chain, members, incomplete: None };
+        EpochConfiguration { epoch: present.epoch.next(), kind: present.kind, members, incomplete: None };
     EpochDecision::Next { presider: record.presider(), configuration }
 }
 
@@ -124,6 +125,25 @@ fn epochs_begin_with_the_genesis_and_change_by_decisions_of_who_presides() {
     let incumbent = Incumbent::Recorded(genesis([7, 8]).hash());
     assert_eq!(found(&mut state, genesis([17, 18]), Some(incumbent)), Reply::GenesisRecorded);
     assert_eq!(record(&state).unwrap().present().epoch, Term(1));
+}
+
+#[test]
+fn event_of_a_promotion_says_that_an_operator_wanted_it() {
+    let active = GroupKind::Epochs(EpochKind::Active);
+    let mut state = ManagerState::default();
+    assert!(matches!(apply(&mut state, &layout(2, &[active])), Reply::Map(_)));
+    found(&mut state, genesis([7, 8]), None);
+    decide(&mut state, EpochDecision::Presides(PresiderId(3)));
+    let (a, b) = (NodeId::new(0, 7), NodeId::new(1, 8));
+    for members in [vec![b, a], vec![a]] {
+        let decision = next(&record(&state).unwrap(), members);
+        assert_eq!(decide(&mut state, decision), Reply::Control(ControlReply::Done));
+    }
+    let Reply::Control(ControlReply::Events(events)) = ask(&state, &Query::Events { after: 0, limit: 9 }) else {
+        panic!("no events")
+    };
+    let says_so: Vec<bool> = events.events.iter().map(|event| event.text.contains("operator")).collect();
+    assert_eq!(says_so, [true, false], "the second one follows from a loss: {:?}", events.events);
 }
 
 #[test]

@@ -73,11 +73,17 @@ impl ManagerState {
         let Some(record) = contents.epochs.records.get_mut(&partition) else {
             return ControlReply::Refused(format!("the manager names no members of s{partition}"));
         };
+        let before = record.present().clone();
         if let Err(why) = record.apply(decision) {
             return ControlReply::Refused(why.to_string());
         }
         if let EpochDecision::Next { configuration, .. } = decision {
-            let text = configuration.to_string();
+            let mut text = configuration.to_string();
+            // Members keep their order whoever leaves or comes, but for a wish.
+            let next_in_line = before.members.iter().find(|member| configuration.is_member(**member));
+            if next_in_line.is_some_and(|member| *member != configuration.first()) {
+                text.push_str("; an operator wants that one to be the first");
+            }
             contents.control.events.append(at_unix_ms, &format!("s{partition}"), &text);
         }
         ControlReply::Done
