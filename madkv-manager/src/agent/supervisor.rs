@@ -252,6 +252,7 @@ impl Supervisor {
         replica.service = answer.service;
         if replica.service == Some(Service::InService) {
             replica.in_service_at = Some(now);
+            replica.backoff.serves();
         }
         if replica.service.is_some() {
             replica.backoff.is_well(now);

@@ -7,7 +7,7 @@ use madkv_proto::control::{AgentOrders, Condition, Launch, Order, OrderKind, Rep
 use smr::id::Incarnation;
 use tokio::time::Instant;
 
-use super::backoff::{PAUSE_MIN_MS, QUIET_MS};
+use super::backoff::{PAUSE_MIN_MS, PAUSE_SERVED_MAX_MS, QUIET_MS};
 use super::placement::Placement;
 use super::process::Ended;
 use super::replica::Name;
@@ -169,7 +169,7 @@ fn dead_replica_is_launched_at_once_and_in_a_crash_loop_later_and_later() {
     rig.gone(10);
     assert_eq!(launches(&rig.effects()), [false]);
     assert_eq!(rig.condition(), Condition::Starting);
-    for (pid, pause_ms) in [(11, PAUSE_MIN_MS), (12, 2 * PAUSE_MIN_MS), (13, 4 * PAUSE_MIN_MS)] {
+    for (pid, pause_ms) in [(11, PAUSE_MIN_MS), (12, 2 * PAUSE_MIN_MS), (13, PAUSE_SERVED_MAX_MS)] {
         rig.supervisor.launched(NAME, process(pid), rig.now);
         rig.register(u64::from(pid), NAME, pid).unwrap();
         rig.answer(u64::from(pid));
