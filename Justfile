@@ -76,6 +76,7 @@ factory-bench seconds="10":
 protocols seconds="10" kills="5":
     @cargo build --quiet --release --workspace --bins
     @"${CARGO_TARGET_DIR:-target}/release/madkv-bench" protocols --seconds {{seconds}} --kills {{kills}}
+    @"${CARGO_TARGET_DIR:-target}/release/madkv-sim" --geography
 
 # Show a voting service with real processes: the primary killed, the backup killed, the link between them cut; it checks itself (`docs/VOTING.md`).
 voting-demo:

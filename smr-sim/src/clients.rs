@@ -129,6 +129,8 @@ pub struct Habits {
     pub reads_anywhere: bool,
     /// Each write goes to all replicas, and the first answer counts.
     pub writes_everywhere: bool,
+    /// Each read goes to this replica.
+    pub reads_at: Option<usize>,
 }
 
 impl<W: Workload> Clients<W> {
@@ -372,8 +374,11 @@ impl<W: Workload> Clients<W> {
         let lowest_unanswered = lowest.map(|pending| pending.number).min();
         let (mut replica, mut elsewhere, session) = (client.replica, elsewhere, client.session);
         let Some(pending) = client.pending.get_mut(&serial) else { return };
-        if self.habits.reads_anywhere && matches!(pending.operation, Some(Operation::Read(_))) {
-            std::mem::swap(&mut replica, &mut elsewhere);
+        if matches!(pending.operation, Some(Operation::Read(_))) {
+            if self.habits.reads_anywhere {
+                std::mem::swap(&mut replica, &mut elsewhere);
+            }
+            replica = self.habits.reads_at.unwrap_or(replica);
         }
         pending.again_at = now.plus_us(timeout_us);
         let request = match (&pending.operation, session) {

@@ -8,6 +8,7 @@
 //! | [`properties`], [`ledger`], [`probe`] | what must hold after each step, and what that is judged by |
 //! | [`swarm_config`], [`sim_rng`], [`rare`], [`trace`] | what a seed draws, what rare things it met, what happened |
 //! | [`epochs`] | the same for groups under a configuration service: chain, active, passive |
+//! | [`geography`] | how long a client waits whose group is spread over sites |
 //! | [`explore`] | every order of events in a small group of Raft cores, up to bounds |
 //! | [`virtual_disk`], [`virtual_map`], [`journal`] | a disk that crashes, tears and lies; log engines for it |
 //! | [`conformance`], [`memory`] | what every log engine must do, and a twin in memory that does it |
@@ -59,6 +60,7 @@ pub mod epochs;
 pub mod explore;
 mod fault_injector;
 mod founding;
+pub mod geography;
 pub mod journal;
 pub mod ledger;
 pub mod memory;

@@ -4,7 +4,7 @@
 //! Messages between replicas travel as the bytes that the production codec makes of them. Links may be cut one way. TCP
 //! does less than this network; the core must not rely on it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use smr::entry::Term;
@@ -91,6 +91,10 @@ pub struct Network {
     pub weather: Weather,
     /// Links that carry nothing, one way.
     pub cut: BTreeSet<(Endpoint, Endpoint)>,
+    /// Where places are, if that matters.
+    sites: BTreeMap<Endpoint, u16>,
+    /// What the way from one site to another takes on top, in microseconds.
+    between_sites_us: u64,
     rng: SimRng,
     old: VecDeque<Frame>,
     /// Messages that are held back, with their terms.
@@ -103,6 +107,8 @@ impl Network {
         Network {
             weather,
             cut: BTreeSet::new(),
+            sites: BTreeMap::new(),
+            between_sites_us: 0,
             rng: SimRng::new(seed, Purpose::Network),
             old: VecDeque::new(),
             held: VecDeque::new(),
@@ -117,6 +123,15 @@ impl Network {
     /// Cuts a link, one way.
     pub fn cut_one_way(&mut self, from: Endpoint, to: Endpoint) {
         self.cut.insert((from, to));
+    }
+
+    /// Places are at these sites, and it takes this much longer from one site to another, in microseconds.
+    pub fn spread(&mut self, sites: BTreeMap<Endpoint, u16>, between_sites_us: u64) {
+        (self.sites, self.between_sites_us) = (sites, between_sites_us);
+    }
+
+    fn distance_us(&self, from: Endpoint, to: Endpoint) -> u64 {
+        if self.sites.get(&from) == self.sites.get(&to) { 0 } else { self.between_sites_us }
     }
 
     /// Perhaps holds a vote or an acknowledgement back, besides or instead of delivering it; true if instead.
@@ -147,9 +162,10 @@ impl Network {
         if lot < self.weather.loss || self.is_cut(from, to) {
             return Arrivals { at: [None; 2] };
         }
-        let first = Some(self.arrival(now));
+        let leaves_at = now.plus_us(self.distance_us(from, to));
+        let first = Some(self.arrival(leaves_at));
         let doubled = 999 - lot < self.weather.doubled;
-        Arrivals { at: [first, doubled.then(|| self.arrival(now))] }
+        Arrivals { at: [first, doubled.then(|| self.arrival(leaves_at))] }
     }
 
     fn arrival(&mut self, now: Time) -> Time {

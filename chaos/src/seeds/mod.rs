@@ -4,6 +4,7 @@
 //! [`LONG_RUN_SEEDS`] or more held, but proves little: too few operations were answered, or a rare situation was never
 //! met that a run of that length should meet ([`summary`]).
 
+mod geography;
 mod kinds;
 mod speed;
 mod summary;
@@ -72,6 +73,17 @@ pub struct Options {
     /// Measure the simulator's speed instead: 5 replicas, 100 requests per virtual second, one core.
     #[arg(long)]
     pub speed: bool,
+    /// Say instead how long one client waits whose group is spread over three sites that are this many milliseconds
+    /// apart, there and back: for each kind, and by where the client is. In virtual time: the same on each machine.
+    #[arg(
+        long,
+        value_name = "MS",
+        num_args = 0..=1,
+        default_missing_value = "40",
+        value_parser = clap::value_parser!(u64).range(1..=200),
+        conflicts_with_all = ["library", "speed"]
+    )]
+    pub geography: Option<u64>,
 }
 
 fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
@@ -87,6 +99,10 @@ fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
 pub fn run(options: &Options) -> ExitCode {
     if options.speed {
         return speed::measure();
+    }
+    if let Some(apart_ms) = options.geography {
+        geography::print(apart_ms);
+        return ExitCode::SUCCESS;
     }
     if options.library {
         return client_sim::command::run_seeds(&client_sim::command::Plan {

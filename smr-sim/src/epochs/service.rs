@@ -54,7 +54,7 @@ impl ServicePace {
     }
 
     /// One that answers at once.
-    pub(super) fn calm(&self) -> ServicePace {
+    pub(crate) fn calm(&self) -> ServicePace {
         ServicePace { confirm_us: 2_000, answer_us: 100, commit_us: 5_000, ..self.clone() }
     }
 }

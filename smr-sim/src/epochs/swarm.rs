@@ -161,6 +161,7 @@ impl SwarmConfig {
         let habits = Habits {
             reads_anywhere: kind.all_apply() && rng.chance(850),
             writes_everywhere: kind == EpochKind::Active && rng.chance(500),
+            reads_at: None,
         };
         let mut kinds: Vec<(Kind, u64)> = KINDS.iter().copied().filter(|_| rng.chance(450)).collect();
         if kinds.is_empty() {
