@@ -306,6 +306,10 @@ impl<S: StateMachine> StateMachine for Chained<S> {
     fn inherit(&mut self, from: &Chained<S>) {
         self.inner.inherit(&from.inner);
     }
+
+    fn begins_after(&mut self, index: Index) {
+        self.inner.begins_after(index);
+    }
 }
 
 /// The last command's place, and the digest.

@@ -59,6 +59,11 @@ pub trait StateMachine: Sized + Send + 'static {
     /// back to the one with which the replica was made. Most states have nothing of that kind.
     fn inherit(&mut self, _from: &Self) {}
 
+    /// The state is as of the entry at `index`, and the next command is of a later one. Called after
+    /// [`StateMachine::inherit`], on each state that was built from a snapshot or a checkpoint: for what is kept beside
+    /// the state and counts by entries. No other state of this replica has applied what comes from now on.
+    fn begins_after(&mut self, _index: Index) {}
+
     /// Builds the state that an image becomes by what [`Image::write_difference`] wrote from its like. Runs in the
     /// background. The bytes come from a replica that writes images of the same [`StateMachine::IMAGE_VERSION`].
     ///

@@ -332,6 +332,7 @@ impl<P: Kind, S: StateMachine> IncarnationRun<P, S> {
                     why
                 })?;
                 restored.inherit(&state);
+                restored.begins_after(info.meta.last.index);
                 (sessions, restored, info.meta, info.len_bytes)
             }
         };

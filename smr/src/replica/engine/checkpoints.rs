@@ -347,6 +347,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             return self.look_at_checkpoint();
         }
         state.inherit(&self.state);
+        state.begins_after(name.end.index);
         let state = std::mem::replace(&mut self.state, state);
         let sessions = std::mem::replace(&mut self.sessions, sessions);
         if sessions.addresses() != self.sessions.addresses() {

@@ -102,6 +102,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             );
             let mut installed = install.state;
             installed.inherit(&self.state);
+            installed.begins_after(meta.last.index);
             let state = std::mem::replace(&mut self.state, installed);
             let sessions = std::mem::replace(&mut self.sessions, install.sessions);
             self.actions.push(Action::DropInBackground(Box::new((state, sessions))));
