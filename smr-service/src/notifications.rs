@@ -8,6 +8,10 @@
 //!
 //! A bounded number is kept. Whoever asks for an older one hears [`Batch::Compacted`], and knows that it has missed
 //! something: nothing is left out without a word.
+//!
+//! Where the state itself must not grow by its notifications, they are kept beside it: [`recent`].
+
+pub mod recent;
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
