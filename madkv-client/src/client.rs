@@ -359,7 +359,7 @@ impl Client {
         }
     }
 
-    fn timeout(&self, may_have_happened: bool) -> Error {
+    pub(crate) fn timeout(&self, may_have_happened: bool) -> Error {
         Error::Timeout { after: self.shared.timeout.unwrap_or_default(), may_have_happened }
     }
 }

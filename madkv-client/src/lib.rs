@@ -36,6 +36,7 @@ mod members;
 mod pace;
 mod router;
 mod scan;
+mod watch;
 mod why;
 
 pub use admin::{ClusterStatus, KeyPlace, NodeReport};
@@ -43,6 +44,7 @@ pub use client::{Client, Options, ReadFrom};
 pub use error::Error;
 pub use pace::{ClusterPace, NodePace};
 pub use smr_service::client::{Dial, Input, Network, Output, Trace, World};
+pub use watch::{KeyChange, Watch, WatchError, WatchEvent, WatchStart};
 pub use why::{Holder, Stretch, Waterfall};
 
 use madkv_proto::map::ClusterMap;

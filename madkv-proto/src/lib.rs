@@ -10,6 +10,7 @@
 //! - [`agent`]: what a replica and the agent of its host say to each other.
 //! - [`frames`]: those of [`smr_service::frames`], with this map in them.
 //! - [`mod@line`]: the line protocol.
+//! - [`watch`]: what a client hears of keys that change.
 //! - [`why`]: what a client asks that wants to know where the time of a write went.
 //!
 //! A command is encoded once, by the client, and travels unparsed through log and network until it is applied.
@@ -28,4 +29,5 @@ pub mod settings;
 pub mod slot_move;
 pub mod slot_set;
 pub mod slots;
+pub mod watch;
 pub mod why;

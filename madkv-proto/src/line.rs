@@ -20,6 +20,8 @@ pub enum Line<'a> {
     Delete(&'a str),
     /// `SCAN <from> <to>`.
     Scan(&'a str, &'a str),
+    /// `WATCH <key>`, or `WATCH <from> <to> [<index>]`: the first key, the last one, and where to begin.
+    Watch(&'a str, &'a str, Option<u64>),
     /// `STOP`.
     Stop,
 }
@@ -34,7 +36,7 @@ pub enum BadLine {
     #[error("not valid UTF-8")]
     NotUtf8,
     /// It does not begin with a known word.
-    #[error("unknown word; expected PUT, SWAP, GET, DELETE, SCAN or STOP")]
+    #[error("unknown word; expected PUT, SWAP, GET, DELETE, SCAN, WATCH or STOP")]
     UnknownWord,
     /// Nor does this one, but it is clear what was meant.
     #[error("unknown word; {0}")]
@@ -42,6 +44,9 @@ pub enum BadLine {
     /// Too few or too many words.
     #[error("wrong number of words; expected {0}")]
     WordCount(&'static str),
+    /// What should be a number is none.
+    #[error("an index is a whole number; expected {0}")]
+    Index(&'static str),
     /// Longer than any request can be.
     #[error("line too long")]
     TooLong,
@@ -68,7 +73,6 @@ pub fn parse(line: &[u8]) -> Result<Line<'_>, BadLine> {
     let text = std::str::from_utf8(line).map_err(|_| BadLine::NotUtf8)?;
     let mut words = text.split([' ', '\t']).filter(|word| !word.is_empty());
     let keyword = words.next().ok_or(BadLine::Empty)?;
-    // One more than any request has, so that too many are noticed without collecting them all.
     let rest = [words.next(), words.next(), words.next()];
     match (keyword, rest) {
         ("PUT", [Some(key), Some(value), None]) => Ok(Line::Put(key, value)),
@@ -76,6 +80,7 @@ pub fn parse(line: &[u8]) -> Result<Line<'_>, BadLine> {
         ("GET", [Some(key), None, None]) => Ok(Line::Get(key)),
         ("DELETE", [Some(key), None, None]) => Ok(Line::Delete(key)),
         ("SCAN", [Some(from), Some(to), None]) => Ok(Line::Scan(from, to)),
+        ("WATCH", _) => watch(rest, words.next().is_some()),
         ("STOP", [None, None, None]) => Ok(Line::Stop),
         ("PUT", _) => Err(BadLine::WordCount("PUT <key> <value>")),
         ("SWAP", _) => Err(BadLine::WordCount("SWAP <key> <value>")),
@@ -84,6 +89,21 @@ pub fn parse(line: &[u8]) -> Result<Line<'_>, BadLine> {
         ("SCAN", _) => Err(BadLine::WordCount("SCAN <from> <to>")),
         ("STOP", _) => Err(BadLine::WordCount("STOP")),
         _ => Err(hint(keyword).map_or(BadLine::UnknownWord, BadLine::Meant)),
+    }
+}
+
+/// How a watch is said.
+const WATCH: &str = "WATCH <key>, or WATCH <from> <to> [<index>]";
+
+fn watch(words: [Option<&str>; 3], has_more: bool) -> Result<Line<'_>, BadLine> {
+    match words {
+        _ if has_more => Err(BadLine::WordCount(WATCH)),
+        [Some(key), None, None] => Ok(Line::Watch(key, key, None)),
+        [Some(from), Some(to), None] => Ok(Line::Watch(from, to, None)),
+        [Some(from), Some(to), Some(index)] => {
+            index.parse().map(|index| Line::Watch(from, to, Some(index))).map_err(|_| BadLine::Index(WATCH))
+        }
+        _ => Err(BadLine::WordCount(WATCH)),
     }
 }
 
@@ -96,6 +116,7 @@ fn hint(keyword: &str) -> Option<&'static str> {
         "GET" | "READ" => "perhaps GET <key>, in capitals",
         "DELETE" | "DEL" | "REMOVE" | "RM" => "perhaps DELETE <key>, in capitals",
         "SCAN" | "RANGE" => "perhaps SCAN <from> <to>, in capitals",
+        "WATCH" | "SUBSCRIBE" => "perhaps WATCH <key>, in capitals",
         "STOP" | "EXIT" | "QUIT" | "BYE" | "Q" | ":Q" | "\\Q" => "STOP, in capitals, leaves",
         "HELP" | "STATUS" | "WHERE" | "TRANSFER" | "READMIT" => {
             "operators say this at a prompt, in small letters, or as an argument: madkv-client status"
@@ -116,6 +137,8 @@ pub fn write_answer(out: &mut impl Write, line: Line<'_>, answer: &Answer) -> io
         Line::Delete(key) => write!(out, "DELETE {key} ")?,
         Line::Scan(from, to) => writeln!(out, "SCAN {from} {to} BEGIN")?,
         Line::Stop => out.write_all(b"STOP")?,
+        // Its lines are those of its events.
+        Line::Watch(..) => return Ok(()),
     }
     match answer {
         Answer::Found(found) => out.write_all(if *found { b"found" } else { b"not_found" })?,
@@ -132,6 +155,21 @@ pub fn write_answer(out: &mut impl Write, line: Line<'_>, answer: &Answer) -> io
             out.write_all(b"SCAN END")?;
         }
         Answer::Stopped => {}
+    }
+    out.write_all(b"\n")
+}
+
+/// Writes a change that a watch has heard; without a value the key was removed.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_event(out: &mut impl Write, index: u64, key: &[u8], value: Option<&[u8]>) -> io::Result<()> {
+    // Bytes as they are: other programs may have stored what is no text.
+    write!(out, "EVENT {index} {} ", if value.is_some() { "PUT" } else { "DELETE" })?;
+    out.write_all(key)?;
+    if let Some(value) = value {
+        out.write_all(b" ")?;
+        out.write_all(value)?;
     }
     out.write_all(b"\n")
 }

@@ -52,6 +52,14 @@ pub enum WhyRequest {
     /// How fast the parts of this replica are. Answered with a [`PaceReport`](smr_service::pace::PaceReport), by the
     /// process itself, also while its replica hangs.
     Pace,
+    /// What has changed of some keys. Answered with a [`WatchAnswer`](crate::watch::WatchAnswer) and its group, or
+    /// "elsewhere".
+    Watch {
+        /// A [`WatchQuery`](crate::watch::WatchQuery), as bytes.
+        query: Bytes,
+        /// How long the server may keep the question if there is nothing new, in milliseconds.
+        hold_ms: u32,
+    },
 }
 
 /// The answer to a write, and how long it was at the server.

@@ -10,6 +10,7 @@ use madkv_proto::map::ClusterMap;
 use madkv_proto::slot_move::decode_elsewhere;
 use madkv_proto::slot_set::SlotSet;
 use madkv_proto::slots::slot_of;
+use madkv_proto::watch::WatchQuery;
 use parking_lot::{RwLock, RwLockReadGuard};
 use smr::epoch::{EpochKind, GroupKind};
 use smr::id::{ClusterId, ReplicaId};
@@ -20,6 +21,7 @@ use smr_service::pace::Pace;
 
 use crate::map::JudgesKeys;
 use crate::trace::{self, Tracer};
+use crate::watch::{self, Holding};
 use crate::why::{self, Asked};
 
 /// What this partition owns, by the newest map known.
@@ -109,6 +111,8 @@ pub struct ServerBackend<R = ReplicaHandle> {
     all_take_writes: bool,
     /// Said once the process measures.
     pace: OnceLock<Pace>,
+    /// Without it, whoever watches keys is answered at once.
+    holding: OnceLock<Holding>,
 }
 
 impl<R: Submit> ServerBackend<R> {
@@ -127,6 +131,7 @@ impl<R: Submit> ServerBackend<R> {
             advertised,
             all_take_writes: false,
             pace: OnceLock::new(),
+            holding: OnceLock::new(),
         }
     }
 
@@ -140,6 +145,12 @@ impl<R: Submit> ServerBackend<R> {
     pub fn tells_pace(&self, pace: Pace) {
         // A process has one.
         let _ = self.pace.set(pace);
+    }
+
+    /// Lets those who watch keys wait for changes, from now on. Said once.
+    pub fn holds(&self, holding: Holding) {
+        // A process has one replica.
+        let _ = self.holding.set(holding);
     }
 
     /// Goes by `map` from now on, if it is newer. Returns whether it is (G2).
@@ -188,6 +199,13 @@ impl<R: Submit> ServerBackend<R> {
                     None => ClientResponse::Refused("nothing is measured yet".to_owned()),
                 });
             }
+            Ok(Asked::Watch(query, hold_ms)) => {
+                let checked = check_watch(&query, self.routed(epoch), &self.owned());
+                return match checked {
+                    Ok(()) => self.watch(query, hold_ms, reply),
+                    Err(body) => Some(body),
+                };
+            }
             Ok(Asked::Settle(ask)) => {
                 let settled = settled(ask, self.routed(u64::MAX), &self.owned());
                 return match settled {
@@ -207,6 +225,17 @@ impl<R: Submit> ServerBackend<R> {
                 None
             }
             Err(body) => Some(body),
+        }
+    }
+
+    fn watch(&self, query: WatchQuery, hold_ms: u32, reply: ReplyTo) -> Option<ClientResponse> {
+        let reply = watch::of_group(reply, self.holding.get().map_or(0, Holding::genesis));
+        match self.holding.get().filter(|_| hold_ms > 0) {
+            Some(holding) => holding.answer(query, hold_ms, reply),
+            None => {
+                self.replica.queue(Request::Read { query: query.encode() }, reply);
+                None
+            }
         }
     }
 
@@ -374,6 +403,16 @@ fn check_query(query: &Bytes, routed: Routed, owned: &Owned) -> Result<(), Clien
             check_len(to, KEY_MAX_BYTES)?;
             owned.check_scan_of(slots, routed)
         }
+    }
+}
+
+/// A watch of a range goes to all partitions; one of a single key begins where that is.
+fn check_watch(query: &WatchQuery, routed: Routed, owned: &Owned) -> Result<(), ClientResponse> {
+    check_len(&query.first, KEY_MAX_BYTES)?;
+    check_len(&query.last, KEY_MAX_BYTES)?;
+    match query.only_key().filter(|_| query.begins) {
+        Some(key) => owned.check(key, routed),
+        None => Ok(()),
     }
 }
 

@@ -11,6 +11,7 @@
 //! - `agent_link`: what the agent of this host hears of it.
 //! - [`settings`]: what operators change while everything runs.
 //! - [`trace`]: the messages of `--trace_messages`; [`why`]: where the time of one write went.
+//! - [`watch`]: what has changed lately, and who waits for changes.
 //! - [`mod@run`]: from start to end.
 
 // Lines for a person go through the log sink: these panic if no one takes them.
@@ -33,6 +34,7 @@ pub mod run;
 pub mod service_link;
 pub mod settings;
 pub mod trace;
+pub mod watch;
 pub mod why;
 
 pub use options::Options;

@@ -24,6 +24,7 @@ use madkv_proto::limits::SCAN_PART_MAX_BYTES;
 use madkv_proto::slot_move::{SlotCommand, SlotQuery, encode_elsewhere};
 use madkv_proto::slot_set::SlotSet;
 use madkv_proto::slots::{SLOTS, slot_of};
+use madkv_proto::watch::WatchQuery;
 use smr::entry::Index;
 use smr::state_machine::{Answer, Checkpointed, Image, Readiness, StateMachine};
 use xxhash_rust::xxh3::xxh3_64;
@@ -34,6 +35,7 @@ use crate::migration;
 use crate::ownership::Ownership;
 use crate::packed::{Builder, Records, within_limits};
 use crate::trace;
+use crate::watch::{Bell, Changes, moved_epoch};
 
 /// The first bytes of an image: what it is, and the version of its format, a digit.
 const MAGIC: &[u8; 8] = b"madkvm1\n";
@@ -66,6 +68,8 @@ pub struct Map {
     ownership: Option<Arc<Ownership>>,
     /// Whether there is one; it is the same in all maps of a replica.
     judges_keys: JudgesKeys,
+    /// What has changed lately. No part of what is replicated.
+    changes: Changes,
     /// The digest of the records, for messages that show the state; made when one first does, and kept up from then.
     shown_digest: OnceLock<u64>,
 }
@@ -91,14 +95,29 @@ impl Map {
         self.judges_keys.clone()
     }
 
+    /// What rings once there is something new for those who watch keys.
+    pub fn bell(&self) -> Bell {
+        self.changes.bell()
+    }
+
     fn carry_out(&mut self, index: Index, command: &[u8]) -> Vec<u8> {
-        if let Some(command) = SlotCommand::decode(command) {
+        let answer = self.change(index, command);
+        self.changes.passed(index.0);
+        answer
+    }
+
+    fn change(&mut self, index: Index, bytes: &[u8]) -> Vec<u8> {
+        if let Some(command) = SlotCommand::decode(bytes) {
             self.shown_digest = OnceLock::new();
+            let before = self.ownership.as_ref().map(|ownership| ownership.owned().clone());
             let reply = migration::apply(&mut self.records, &mut self.ownership, command);
             self.judges_keys.set(self.ownership.is_some());
+            if let (Some(before), Some(ownership)) = (before, &self.ownership) {
+                self.changes.note_slots(index.0, &before, ownership);
+            }
             return reply.encode();
         }
-        let command = Command::decode(command);
+        let command = Command::decode(bytes);
         if let (Ok(command), Some(ownership)) = (&command, &mut self.ownership) {
             let slot = slot_of(command.key());
             if !ownership.takes_writes(slot) {
@@ -110,13 +129,23 @@ impl Map {
         }
         match command {
             Ok(command) if !within_limits(command.key(), command.value()) => Vec::new(),
-            Ok(Command::Put { key, value }) => encode_found(self.records.insert(key, value)),
+            Ok(Command::Put { key, value }) => {
+                self.changes.note(index.0, bytes);
+                encode_found(self.records.insert(key, value))
+            }
             Ok(Command::Swap { key, value }) => {
                 let answer = encode_value(self.records.get(key));
+                self.changes.note(index.0, bytes);
                 self.records.insert(key, value);
                 answer
             }
-            Ok(Command::Delete { key }) => encode_found(self.records.remove(key)),
+            Ok(Command::Delete { key }) => {
+                let was_there = self.records.remove(key);
+                if was_there {
+                    self.changes.note(index.0, bytes);
+                }
+                encode_found(was_there)
+            }
             // The listener lets none of these in. Should one get into the log all the same, it has the same answer on
             // each replica: no bytes, which is an answer to nothing.
             Err(command::Malformed(_)) => Vec::new(),
@@ -149,7 +178,10 @@ impl Map {
                     scan(&self.records, some, from, to)
                 }
             },
-            Err(command::Malformed(_)) => Answer::Now(Vec::new()),
+            Err(command::Malformed(_)) => match WatchQuery::decode(query) {
+                Some(query) => Answer::Now(self.changes.answer(&query, self.ownership.as_deref())),
+                None => Answer::Now(Vec::new()),
+            },
         }
     }
 
@@ -276,19 +308,24 @@ impl StateMachine for Map {
         }
         let judges_keys = JudgesKeys::default();
         judges_keys.set(ownership.is_some());
-        let map = Map { records: records.build(), ownership, judges_keys, shown_digest: OnceLock::new() };
+        let map = Map { records: records.build(), ownership, judges_keys, ..Map::default() };
         Ok(map.ready_to_be_shown(trace::tracer().is_some()))
     }
 
     fn inherit(&mut self, from: &Map) {
         self.judges_keys = from.judges_keys();
         self.judges_keys.set(self.ownership.is_some());
+        self.changes.inherit(&from.changes);
+    }
+
+    fn begins_after(&mut self, index: Index) {
+        self.changes.begin_after(index.0, self.ownership.as_deref().map_or(0, moved_epoch));
     }
 
     fn advance(image: MapImage, input: &mut dyn io::Read) -> io::Result<Map> {
         let MapImage { mut records, ownership } = image;
         let ownership = difference::read(&mut records, ownership, input)?;
-        let map = Map { records, ownership, judges_keys: JudgesKeys::default(), shown_digest: OnceLock::new() };
+        let map = Map { records, ownership, ..Map::default() };
         Ok(map.ready_to_be_shown(trace::tracer().is_some()))
     }
 

@@ -33,6 +33,7 @@ use crate::register::{Membership, Recorders, Registrar, Verdict};
 use crate::service_link::ServiceLink;
 use crate::settings::Follower;
 use crate::trace;
+use crate::watch::Holding;
 
 /// How often a running server looks whether the manager should hear something new, in milliseconds.
 const REGISTRATION_LOOK_MS: u64 = 500;
@@ -164,7 +165,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let link = ServiceLink::new(plan.managers.clone(), Some(map.cluster), plan.partition, handle.clone());
     let recorders = Recorders { registrar: registrar.clone(), link, runtime: handle };
     let state = Map::default();
-    let judges_keys = state.judges_keys();
+    let (judges_keys, bell) = (state.judges_keys(), state.bell());
     let replica = opened.run_in(map.cluster, Arc::new(recorders), state)?;
     end_with(runtime.handle(), replica.clone());
     if let Some(agent) = &agent {
@@ -174,6 +175,7 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let backend = Arc::new(backend);
     let pace = Pace::keep(runtime.handle(), replica.clone());
     backend.tells_pace(pace.clone());
+    backend.holds(Holding::new(replica.clone(), runtime.handle().clone(), bell));
     let (limits, meter) = (ListenerLimits::default(), surface.as_ref().map(ReplicaSurface::requests));
     let listener = Listener::open_counted(runtime.handle(), api, Arc::clone(&backend), limits, meter)
         .map_err(|error| Fatal::Failed(format!("--api_listen: {error}")))?;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use madkv_proto::frames::{ClientRequest, ClientResponse};
 use madkv_proto::slot_move::{SlotCommand, SlotQuery, decode_elsewhere, encode_settled};
+use madkv_proto::watch::WatchQuery;
 use madkv_proto::why::{TimedAnswer, WhyRequest};
 use smr::id::ReplicaId;
 use smr::replica::{Outcome, ReplySink, ReplyTo};
@@ -32,6 +33,8 @@ pub enum Asked {
     Settle(ClientRequest),
     /// How fast the parts of the replica are.
     Pace,
+    /// What has changed of some keys, and for how long to wait for that, in milliseconds.
+    Watch(WatchQuery, u32),
 }
 
 /// Unpacks a request.
@@ -57,6 +60,10 @@ pub fn unpacked(ask: ClientRequest) -> Result<Asked, ClientResponse> {
             Ok(Asked::Settle(ClientRequest::Write { client, number, lowest_unanswered, command }))
         }
         WhyRequest::Pace => Ok(Asked::Pace),
+        WhyRequest::Watch { query, hold_ms } => match WatchQuery::decode(&query) {
+            Some(query) => Ok(Asked::Watch(query, hold_ms)),
+            None => Err(ClientResponse::Refused("no watch that this build knows".to_owned())),
+        },
         WhyRequest::Scale { replicas } => {
             Ok(Asked::Scale(replicas.into_iter().map(|(name, address)| (ReplicaId(name), address)).collect()))
         }
@@ -80,7 +87,7 @@ pub fn settled(reply: ReplyTo) -> ReplyTo {
     answering(reply, |answer| encode_settled(&answer))
 }
 
-fn answering(reply: ReplyTo, tell: impl Fn(Bytes) -> Bytes + Send + Sync + 'static) -> ReplyTo {
+pub(crate) fn answering(reply: ReplyTo, tell: impl Fn(Bytes) -> Bytes + Send + Sync + 'static) -> ReplyTo {
     ReplyTo { tag: reply.tag, sink: Arc::new(ToldReply { tell: Box::new(tell), inner: reply }) }
 }
 

@@ -12,6 +12,7 @@ use madkv_proto::slot_move::{
 };
 use madkv_proto::slot_set::SlotSet;
 use madkv_proto::slots::SLOTS;
+use madkv_proto::watch::{Notice, SlotsMoved, WatchAnswer, WatchFrom, WatchQuery};
 use madkv_proto::{command, line};
 use madkv_testkit::history;
 use smr::codec;
@@ -110,6 +111,10 @@ pub(super) fn map_commands(bytes: &[u8]) {
     let _ = command::decode_value(owned.clone());
     let _ = command::decode_records(&owned);
     let _ = (decode_elsewhere(bytes), decode_settled(&owned), SlotReply::decode(bytes));
+    let _ = (WatchAnswer::decode_of_group(bytes), Notice::decode(&owned));
+    if let Some(query) = WatchQuery::decode(bytes) {
+        assert_eq!(WatchQuery::decode(&query.encode()), Some(query));
+    }
     if let Ok(map) = madkv_server::map::Map::restore(&mut &bytes[..]) {
         let mut image = Vec::new();
         map.image().write(&mut image).unwrap_or_else(|error| panic!("{error}"));
@@ -149,12 +154,18 @@ pub(super) fn sound_map_commands() -> Vec<Vec<u8>> {
     let mut moving = Vec::new();
     map.image().write(&mut moving).unwrap_or_else(|error| panic!("{error}"));
     let install = |records| SlotCommand::Install { by, number: 0, piece: Piece { whole: Some((None, None)), records } };
+    let [first, last] = [b"a", b"z"].map(|key| Bytes::from_static(key));
+    let watch = WatchQuery { from: WatchFrom::Slots { epoch: 2 }, first, last, begins: false, waits: true };
+    let told = WatchAnswer::Changes { items: vec![(3, put.encode())], position: 9, is_end: true, epoch: 2 };
     vec![
         begin.to_vec(),
         install(vec![(Bytes::from_static(b"key"), Some(Bytes::from_static(b"value")))]).encode().to_vec(),
         SlotQuery::Export { by, changed_since: Some(0), after: None }.encode().to_vec(),
         Query::ScanOf { slots: &slots.to_bytes(), from: b"a", to: b"z" }.encode().to_vec(),
         encode_elsewhere(1),
+        watch.encode().to_vec(),
+        WatchAnswer::of_group(&told.encode(), 7).to_vec(),
+        SlotsMoved { epoch: 2, left: slots.clone(), came: SlotSet::default() }.encode().to_vec(),
         moving,
         difference,
         put.encode().to_vec(),

@@ -21,6 +21,7 @@
 //! - [`chaos`]: a seeded schedule of faults.
 //! - [`why`]: one write's way, as the client tells it.
 //! - [`launched`]: the launcher, as README shows it.
+//! - [`watch`]: keys are watched, across kills and moves.
 //! - [`watched`]: what processes show over HTTP.
 //!
 //! Nothing here waits for a fixed time; each condition has a deadline that is generous, because the machine may be
@@ -51,5 +52,6 @@ mod repairs;
 mod scene;
 mod slots;
 mod slow;
+mod watch;
 mod watched;
 mod why;

@@ -100,10 +100,15 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Args, Stop> {
                 | CliCommand::Where { json, .. }
                 | CliCommand::Get { json, .. }
                 | CliCommand::Set { json, .. }
-                | CliCommand::Events { json, .. },
+                | CliCommand::Events { json, .. }
+                | CliCommand::Watch { json, .. },
             ) => *json = true,
             Some(CliCommand::Why { line }) => line.push("--json".to_owned()),
-            _ => return Err(Stop::Wrong("--json goes with the commands status, where, get, set and events".into())),
+            _ => {
+                return Err(Stop::Wrong(
+                    "--json goes with the commands status, where, get, set, events and watch".into(),
+                ));
+            }
         }
     }
     Ok(Args {

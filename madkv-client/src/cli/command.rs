@@ -14,8 +14,8 @@ use smr_service::args::{self, explain};
 
 use crate::cli::backup::{self, BackupError, Header, Loaded, Saved};
 use crate::cli::stop::Stop;
-use crate::cli::{control_table, slow_table, status_table, why_text};
-use crate::{Client, Error, KeyPlace};
+use crate::cli::{control_table, slow_table, status_table, watch, why_text};
+use crate::{Client, Error, KeyPlace, WatchStart};
 
 /// An operator's command.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
@@ -88,6 +88,24 @@ pub enum CliCommand {
         /// Go on with each new one, until Ctrl-C
         #[arg(long)]
         follow: bool,
+        /// A JSON object for each instead of a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Each change of a key, or of a range of keys, as it comes
+    ///
+    /// Until Ctrl-C: EVENT, the index of its entry in the log of its partition, PUT or DELETE, the key and the value.
+    /// On stderr it says from which index on; with --from a later one goes on there, as long as that is kept.
+    Watch {
+        /// The key
+        #[arg(allow_hyphen_values = true)]
+        key: String,
+        /// The last key, included, if it is a range
+        #[arg(long, allow_hyphen_values = true)]
+        to: Option<String>,
+        /// The first entry, as 7, or as s0:7,s1:9 for each partition; without it, with what is written from now on
+        #[arg(long, value_name = "INDEX", value_parser = watch::start)]
+        from: Option<WatchStart>,
         /// A JSON object for each instead of a line
         #[arg(long)]
         json: bool,
@@ -180,7 +198,7 @@ pub enum CliCommand {
 pub struct Addresses(pub Vec<String>);
 
 /// The first words of operators' commands.
-pub const COMMAND_WORDS: [&str; 16] = [
+pub const COMMAND_WORDS: [&str; 17] = [
     "help",
     "status",
     "where",
@@ -188,6 +206,7 @@ pub const COMMAND_WORDS: [&str; 16] = [
     "get",
     "set",
     "events",
+    "watch",
     "transfer",
     "readmit",
     "backup",
@@ -199,7 +218,7 @@ pub const COMMAND_WORDS: [&str; 16] = [
     "abandon-move",
 ];
 /// The first words of the line protocol.
-pub const LINE_WORDS: [&str; 6] = ["PUT", "SWAP", "GET", "DELETE", "SCAN", "STOP"];
+pub const LINE_WORDS: [&str; 7] = ["PUT", "SWAP", "GET", "DELETE", "SCAN", "WATCH", "STOP"];
 
 /// How long the one who follows events waits before asking for more.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
@@ -211,6 +230,8 @@ SWAP <key> <value>        set; gives the old value
 GET <key>                 the value, or null
 DELETE <key>              remove; says whether the key was there
 SCAN <from> <to>          all keys from..to, both included, sorted by bytes
+WATCH <key>               its changes as they come, until Ctrl-C (on a pipe: until the next line)
+WATCH <from> <to> [<n>]   the same of keys from..to, from entry n on
 STOP                      leave
 status [--json]           partitions, replicas, roles, terms, indexes, lag
 status --slow [--json]    which replica is a slow one, and what of it
@@ -219,6 +240,7 @@ why PUT <key> <value>     carry it out, and tell where its time went (also SWAP,
 get [<setting>] [--json]  the settings that can be changed while everything runs
 set <setting> <value>     change one
 events [--json]           what the managers have decided, and why
+watch <key> [--to <key>]  the same as WATCH, on the command line
 transfer <group> <n>      let replica n lead; a group is m, s0, s1, ...
 readmit <group> <n>       take replica n back after its directory was lost or damaged
 backup <file>             write all keys to a file, each partition as of one moment
@@ -356,6 +378,10 @@ pub async fn execute(client: &Client, command: &CliCommand, columns: Option<u16>
             let mut after = 0;
             while events_after(client, &mut after, *json, &mut text).await? {}
             Ok(whole(text))
+        }
+        CliCommand::Watch { .. } => {
+            let reason = "watch goes on for ever: say it on the command line, or WATCH here".to_owned();
+            Err(Error::Refused { reason, may_have_happened: false }.into())
         }
         CliCommand::Transfer { group, to } => {
             client.transfer(group, *to).await?;

@@ -12,6 +12,7 @@ pub mod session;
 pub mod slow_table;
 pub mod status_table;
 pub mod stop;
+mod watch;
 mod why_text;
 
 use std::sync::Arc;
@@ -50,6 +51,10 @@ pub async fn run_line(client: &Client, line: Line<'_>) -> Result<Answer, Error> 
         Line::Get(key) => client.get(key.as_bytes()).await.map(Answer::Value),
         Line::Delete(key) => client.delete(key.as_bytes()).await.map(Answer::Found),
         Line::Scan(from, to) => client.scan(from.as_bytes(), to.as_bytes()).await.map(Answer::Records),
+        Line::Watch(..) => {
+            let reason = "a watch has no end, and so no answer".to_owned();
+            Err(Error::Refused { reason, may_have_happened: false })
+        }
         Line::Stop => Ok(Answer::Stopped),
     }
 }

@@ -1,20 +1,23 @@
 //! The client on pipes: one line in, its answer out and flushed, then the next line.
 //!
 //! Reading blocks the thread that also runs the client's tasks. That is on purpose: between lines nothing is under way,
-//! and a lone request crosses no other thread.
+//! and a lone request crosses no other thread. Only after a WATCH, whose events come until the next line does, is that
+//! line read by another one.
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::thread;
 use std::time::Duration;
 
 use madkv_proto::limits::LINE_MAX_BYTES;
-use madkv_proto::line::{self, Answer, BadLine};
+use madkv_proto::line::{self, Answer, BadLine, Line};
 use smr_service::log_sink;
 use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 
-use crate::Client;
 use crate::cli::host::{Host, word_of};
 use crate::cli::run_line;
+use crate::cli::watch::{self, Watched};
+use crate::{Client, WatchStart};
 
 /// Answers lines until STOP or the end of input. Returns whether it was STOP.
 ///
@@ -24,16 +27,31 @@ pub fn run(
     runtime: &Runtime,
     client: &Client,
     host: Option<&dyn Host>,
-    input: &mut impl BufRead,
+    mut input: impl BufRead + Send + 'static,
     out: &mut impl Write,
 ) -> io::Result<bool> {
     let mut buffer = Vec::new();
+    let mut next = next_line(&mut input, &mut buffer)?;
     loop {
-        let line = match next_line(input, &mut buffer)? {
+        let line = match next {
             Next::End => return Ok(false),
             Next::TooLong => Err(BadLine::TooLong),
             Next::Line => line::parse(&buffer),
         };
+        if let Ok(Line::Watch(first, last, index)) = line {
+            let start = index.map_or(WatchStart::Now, WatchStart::Index);
+            let watched = Watched { first: first.to_owned(), last: last.to_owned(), start };
+            let mut reads = read_aside(input, buffer)?;
+            let read = match runtime.block_on(watch::tell_until(client, &watched, &mut reads, out))? {
+                Some(read) => read,
+                None => runtime.block_on(reads),
+            };
+            let Ok((read, its_input, its_buffer)) = read else {
+                return Err(io::Error::other("no one reads the input"));
+            };
+            (input, buffer, next) = (its_input, its_buffer, read?);
+            continue;
+        }
         match line {
             Err(bad) => match host_answer(host, &buffer) {
                 Some(Ok(text)) => out.write_all(text.as_bytes())?,
@@ -54,7 +72,24 @@ pub fn run(
             },
         }
         out.flush()?;
+        next = next_line(&mut input, &mut buffer)?;
     }
+}
+
+/// What was read, the input, and the buffer with the line.
+type ReadAside<I> = (io::Result<Next>, I, Vec<u8>);
+
+/// Reads the next line on a thread of its own, while the client's tasks go on.
+fn read_aside<I: BufRead + Send + 'static>(
+    mut input: I,
+    mut buffer: Vec<u8>,
+) -> io::Result<oneshot::Receiver<ReadAside<I>>> {
+    let (sender, receiver) = oneshot::channel();
+    thread::Builder::new().name("input".to_owned()).spawn(move || {
+        let next = next_line(&mut input, &mut buffer);
+        let _ = sender.send((next, input, buffer)); // no one is there if the output has failed: the process ends
+    })?;
+    Ok(receiver)
 }
 
 /// What the host says to a line that begins with a word of its own.

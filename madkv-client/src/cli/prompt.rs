@@ -1,10 +1,11 @@
 //! The client on a terminal: editing, history, completion, `help` and the operators' commands.
 
+use std::future::pending;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use madkv_proto::line::{self, Answer, BadLine};
+use madkv_proto::line::{self, Answer, BadLine, Line};
 use rustix::process::Signal;
 use rustix::termios::tcgetwinsize;
 use rustyline::error::ReadlineError;
@@ -13,12 +14,13 @@ use rustyline::{CompletionType, Config, Editor};
 use smr_service::{log_sink, process};
 use tokio::runtime::Runtime;
 
-use crate::Client;
 use crate::cli::command::{self, COMMAND_WORDS, execute};
 use crate::cli::completion::{Completion, similar};
 use crate::cli::host::{self, Host, word_of};
 use crate::cli::run_line;
 use crate::cli::stop::Stop;
+use crate::cli::watch::{self, Watched};
+use crate::{Client, WatchStart};
 
 /// Lines of history that are kept.
 const HISTORY_MAX: usize = 1000;
@@ -76,6 +78,17 @@ fn answer(
     out: &mut impl Write,
 ) -> io::Result<bool> {
     let stopped = match line::parse(text.as_bytes()) {
+        Ok(Line::Watch(first, last, index)) => {
+            let start = index.map_or(WatchStart::Now, WatchStart::Index);
+            let watched = Watched { first: first.to_owned(), last: last.to_owned(), start };
+            runtime.block_on(async {
+                tokio::select! {
+                    ended = watch::tell_until(client, &watched, pending::<()>(), out) => ended.map(|_| ()),
+                    Ok(()) = tokio::signal::ctrl_c() => Ok(()),
+                }
+            })?;
+            false
+        }
         Ok(line) => match interruptible(runtime, run_line(client, line)) {
             Ok(answer) => {
                 // What is traced about a request comes before its answer.

@@ -14,6 +14,7 @@ use crate::cli::command::CliCommand;
 use crate::cli::host::Host;
 use crate::cli::pipe::Waiting;
 use crate::cli::stop::Stop;
+use crate::cli::watch::{self, Form, Watched};
 use crate::cli::{args, command, connect, pipe, prompt};
 
 /// The program's name, in front of what it says on stderr.
@@ -67,6 +68,19 @@ pub fn run(line: impl IntoIterator<Item = OsString>, host: Option<&dyn Host>) ->
             }
         };
     }
+    if let Some(CliCommand::Watch { key, to, from, json }) = &args.command {
+        let last = to.as_ref().unwrap_or(key).clone();
+        let watched = Watched { first: key.clone(), last, start: from.clone().unwrap_or_default() };
+        let mut out = BufWriter::new(Waiting(io::stdout().lock()));
+        let form = if *json { Form::Json } else { Form::Lines };
+        return match runtime.block_on(watch::tell_on(&client, &watched, form, &mut out)) {
+            Ok(error) => code(Err(error)),
+            Err(error) => {
+                log_sink::line(format!("ERROR {error}"));
+                EXIT_FAILED
+            }
+        };
+    }
     if let Some(command) = &args.command {
         let ended = runtime.block_on(async {
             // Before it begins: what was begun is undone then, or told.
@@ -96,9 +110,10 @@ pub fn run(line: impl IntoIterator<Item = OsString>, host: Option<&dyn Host>) ->
     if io::stdin().is_terminal() {
         return code(prompt::run(&runtime, &client, host));
     }
-    let mut input = BufReader::with_capacity(INPUT_CHUNK_BYTES, Waiting(io::stdin().lock()));
+    // Not locked: the thread that reads may change. Nothing else reads it.
+    let input = BufReader::with_capacity(INPUT_CHUNK_BYTES, Waiting(io::stdin()));
     let mut out = BufWriter::new(Waiting(io::stdout().lock()));
-    code(pipe::run(&runtime, &client, host, &mut input, &mut out).map(|_| ()))
+    code(pipe::run(&runtime, &client, host, input, &mut out).map(|_| ()))
 }
 
 /// The signals by which a person or a supervisor ends a command.

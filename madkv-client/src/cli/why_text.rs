@@ -22,7 +22,7 @@ pub(super) fn write_of(text: &str) -> Result<(Line<'_>, Command<'_>), String> {
         Line::Put(key, value) => Command::Put { key: key.as_bytes(), value: value.as_bytes() },
         Line::Swap(key, value) => Command::Swap { key: key.as_bytes(), value: value.as_bytes() },
         Line::Delete(key) => Command::Delete { key: key.as_bytes() },
-        Line::Get(_) | Line::Scan(..) | Line::Stop => {
+        Line::Get(_) | Line::Scan(..) | Line::Watch(..) | Line::Stop => {
             return Err("only PUT, SWAP and DELETE have a way through the log".to_owned());
         }
     };

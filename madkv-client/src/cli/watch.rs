@@ -1,0 +1,167 @@
+//! Watches on the command line, on pipes and at the prompt: one line for each change.
+
+use std::io::{self, Write};
+
+use madkv_proto::line;
+use serde_json::json;
+use smr_service::log_sink;
+
+use crate::{Client, KeyChange, WatchError, WatchEvent, WatchStart};
+
+/// What is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Watched {
+    /// The first key.
+    pub(crate) first: String,
+    /// The last one, included.
+    pub(crate) last: String,
+    /// Where to begin.
+    pub(crate) start: WatchStart,
+}
+
+/// How changes are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As the line protocol says.
+    Lines,
+    /// A JSON object on each line.
+    Json,
+}
+
+/// Writes changes as they come, until `ends` is there, and then those that there are up to that moment. Returns what
+/// came; `None` if the watch has ended before, and that was written.
+///
+/// # Errors
+/// Those of `out`.
+pub(crate) async fn tell_until<T>(
+    client: &Client,
+    watched: &Watched,
+    mut ends: impl Future<Output = T> + Unpin,
+    out: &mut impl Write,
+) -> io::Result<Option<T>> {
+    let begun = client.watch(watched.first.as_bytes(), watched.last.as_bytes(), watched.start.clone()).await;
+    let failed = match begun {
+        Err(error) => error,
+        Ok(mut watch) => loop {
+            tokio::select! {
+                biased;
+                end = &mut ends => {
+                    let (events, ended) = watch.up_to_now().await;
+                    log_sink::flush();
+                    events.iter().try_for_each(|event| write(out, event, Form::Lines))?;
+                    if let Err(error) = ended {
+                        line::write_error(out, &error)?;
+                    }
+                    out.flush()?;
+                    return Ok(Some(end));
+                }
+                event = watch.next() => match event {
+                    Err(error) => break error,
+                    Ok(event) => {
+                        log_sink::flush();
+                        write(out, &event, Form::Lines)?;
+                        while let Some(event) = watch.try_next() {
+                            write(out, &event, Form::Lines)?;
+                        }
+                        out.flush()?;
+                    }
+                },
+            }
+        },
+    };
+    line::write_error(out, &failed)?;
+    out.flush()?;
+    Ok(None)
+}
+
+/// Writes changes as they come, for ever. On stderr it says from where on, so that a later watch can go on.
+///
+/// # Errors
+/// Why no more come; the inner error is that of `out`.
+pub(crate) async fn tell_on(
+    client: &Client,
+    watched: &Watched,
+    form: Form,
+    out: &mut impl Write,
+) -> Result<io::Error, WatchError> {
+    let mut watch = client.watch(watched.first.as_bytes(), watched.last.as_bytes(), watched.start.clone()).await?;
+    let from: Vec<String> = watch.next_indexes().iter().map(|(number, index)| format!("s{number}:{index}")).collect();
+    log_sink::line(format!("watching from {}", from.join(",")));
+    loop {
+        let mut event = Some(watch.next().await?);
+        log_sink::flush();
+        while let Some(told) = event {
+            if let WatchEvent::Moved { partition, epoch } = &told {
+                log_sink::line(format!("slots have left s{partition} by the map of epoch {epoch}: following them"));
+            }
+            if let Err(error) = write(out, &told, form) {
+                return Ok(error);
+            }
+            event = watch.try_next();
+        }
+        if let Err(error) = out.flush() {
+            return Ok(error);
+        }
+    }
+}
+
+fn write(out: &mut impl Write, event: &WatchEvent, form: Form) -> io::Result<()> {
+    let WatchEvent::Changed(KeyChange { partition, index, key, value }) = event else { return Ok(()) };
+    if form == Form::Lines {
+        return line::write_event(out, *index, key, value.as_deref());
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let object = json!({
+        "partition": format!("s{partition}"), "index": index, "change": if value.is_some() { "PUT" } else { "DELETE" },
+        "key": text(key), "value": value.as_deref().map(text),
+    });
+    writeln!(out, "{object}")
+}
+
+/// Where to begin, in an operator's words: an index, or one for each partition.
+pub(crate) fn start(text: &str) -> Result<WatchStart, String> {
+    if let Ok(index) = text.parse() {
+        return Ok(WatchStart::Index(index));
+    }
+    let one = |part: &str| {
+        let (group, index) = part.split_once(':')?;
+        Some((group.strip_prefix('s')?.parse().ok()?, index.parse().ok()?))
+    };
+    let indexes: Option<_> = text.split(',').map(one).collect();
+    indexes.map(WatchStart::Indexes).ok_or_else(|| "it is an index, or one for each partition as s0:7,s1:9".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn start_is_an_index_or_one_for_each_partition() {
+        assert_eq!(start("7"), Ok(WatchStart::Index(7)));
+        assert_eq!(start("s0:7,s12:9"), Ok(WatchStart::Indexes([(0, 7), (12, 9)].into())));
+        for wrong in ["", "-1", "s0", "s0:", "0:7", "s0:7,", "7,8", "m:3"] {
+            assert!(start(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn write_each_form() {
+        let change = |value: Option<&'static str>| {
+            let value = value.map(|value| Bytes::from_static(value.as_bytes()));
+            WatchEvent::Changed(KeyChange { partition: 1, index: 7, key: Bytes::from_static(b"k"), value })
+        };
+        let written = |event: &WatchEvent, form: Form| {
+            let mut out = Vec::new();
+            write(&mut out, event, form).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(written(&change(Some("v")), Form::Lines), "EVENT 7 PUT k v\n");
+        assert_eq!(written(&change(None), Form::Lines), "EVENT 7 DELETE k\n");
+        let json: serde_json::Value = serde_json::from_str(&written(&change(Some("v")), Form::Json)).unwrap();
+        assert_eq!(json, json!({"partition": "s1", "index": 7, "change": "PUT", "key": "k", "value": "v"}));
+        assert!(written(&change(None), Form::Json).contains("\"value\":null"));
+        assert_eq!(written(&WatchEvent::Moved { partition: 0, epoch: 2 }, Form::Lines), "");
+    }
+}
