@@ -196,6 +196,9 @@ fn metrics_in_dashboard_and_alerts_are_those_of_real_processes() {
     let mut expressions = Vec::new();
     strings(&dashboard, "expr", &mut expressions);
     strings(&dashboard, "definition", &mut expressions);
+    for slow in ["smr_pace_seconds", "smr_stands_back"] {
+        assert!(expressions.iter().any(|expression| expression.contains(slow)), "the dashboard shows no {slow}");
+    }
     assert!(expressions.len() > 20, "{expressions:?}");
     let alerts = yaml("prometheus/alerts.yml");
     let rules = alerts[0]["groups"][0]["rules"].as_vec().unwrap();
