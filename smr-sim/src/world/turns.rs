@@ -186,7 +186,7 @@ impl<W: Workload> World<W> {
                 machine.requested_changes.count(&mut self.watch.rare);
                 // One portion: what a machine has time for is a matter of luck, and here it has little.
                 let applied = serving.engine().applied().index;
-                serving.turns.work(|| false);
+                serving.turns.work(|_| false);
                 busy_us += self.common.shape.apply_us * (serving.engine().applied().index.0 - applied.0);
                 if serving.engine().confirmed_reads_wait() {
                     self.watch.rare.saw(Rare::ReadConfirmedFirst);

@@ -31,7 +31,7 @@ use crate::protocol::{Protocol, Route, Time};
 use crate::replica::clock::Clock;
 use crate::replica::configuration_source::ConfigurationSource;
 use crate::replica::disk::DiskJob;
-use crate::replica::engine::{Action, Counts, ForwardedWrite, Replaced, SnapshotImage, WORK_PER_TURN_MAX_US};
+use crate::replica::engine::{Action, Counts, ForwardedWrite, Replaced, SnapshotImage, WORK_PER_TURN_MAX_US, Worked};
 use crate::replica::handle::Facts;
 use crate::replica::inbox::{Inbox, InputSender, NodeInput};
 use crate::replica::message::{BOOTSTRAP_MESSAGE_BYTES, DIGEST_MESSAGE_BYTES, PeerMessage, REPLACED_MESSAGE_BYTES};
@@ -355,14 +355,19 @@ impl<P: Protocol, S: StateMachine> Driver<P, S> {
     /// Applies and answers, for as long as a turn that began at `began` may take.
     fn work(&mut self, began: Time) {
         let clock = self.clock;
-        let before = self.turns.engine().applied().index;
-        let mut worked_until = began;
-        self.turns.work(|| {
-            worked_until = clock.now();
-            worked_until.since_us(began) < WORK_PER_TURN_MAX_US
+        let mut worked_until = clock.now();
+        let (mut applied, mut applying_us) = (0, 0);
+        self.turns.work(|worked| {
+            let now = clock.now();
+            // Answering reads is not applying: the pace of a replica that is asked a lot says nothing of that.
+            if let Worked::Applied(entries) = worked {
+                applied += entries;
+                applying_us += now.since_us(worked_until);
+            }
+            worked_until = now;
+            now.since_us(began) < WORK_PER_TURN_MAX_US
         });
-        let applied = self.turns.engine().applied().index.0.saturating_sub(before.0);
-        if let Some(each_us) = worked_until.since_us(began).checked_div(applied) {
+        if let Some(each_us) = applying_us.checked_div(applied) {
             self.meters.recent_applies.record(Duration::from_micros(each_us));
         }
     }

@@ -20,7 +20,7 @@ use crate::entry::{Genesis, GenesisHash, Index};
 use crate::id::{ClusterId, NodeId};
 use crate::protocol::{Protocol, Time, WriteId};
 use crate::replica::bootstrap::BootstrapMessage;
-use crate::replica::engine::{Action, BUSY_RETRY_MS, Engine};
+use crate::replica::engine::{Action, BUSY_RETRY_MS, Engine, Worked};
 use crate::replica::{Outcome, ReplyTo, Request};
 use crate::state_machine::StateMachine;
 use crate::status::ServiceState;
@@ -272,7 +272,7 @@ impl<P: Protocol, S: StateMachine> Turns<P, S> {
     }
 
     /// Applies what is committed and answers confirmed reads, as long as `in_time` says so, and a little in any case.
-    pub fn work(&mut self, in_time: impl FnMut() -> bool) {
+    pub fn work(&mut self, in_time: impl FnMut(Worked) -> bool) {
         self.engine.work(in_time);
     }
 

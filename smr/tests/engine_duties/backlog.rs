@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smr::entry::{Configuration, Entry, EntryId, GenesisHash, Index, Payload};
 use smr::id::NodeId;
-use smr::internals::engine::Action;
+use smr::internals::engine::{Action, Worked};
 use smr::internals::protocol::{Effects, Envelope, Protocol, ReadOutcome, Time, WriteId};
 use smr::internals::session::SessionCommand;
 use smr::internals::turn::{BootstrapRecord, Turns, WRITES_UNDER_WAY_HIGH};
@@ -61,7 +61,7 @@ fn backlog_is_applied_over_many_turns_and_what_is_due_leaves_between_them() {
         let heartbeat = Envelope { to: B, message: () };
         replica.core.0.lock().unwrap().next.push_back(Effects { messages: vec![heartbeat], ..Effects::default() });
         replica.engine.tick(Time(turns));
-        replica.engine.work(|| false);
+        replica.engine.work(|_| false);
         let sent = replica.engine.take_actions().into_iter().filter(|action| matches!(action, Action::Send(_)));
         assert_eq!(sent.count(), 1, "turn {turns}: a heartbeat waited for {before} entries");
         assert_eq!(backlog(&replica), before.saturating_sub(64), "turn {turns}");
@@ -82,7 +82,7 @@ fn portion_is_bounded_in_bytes_and_a_larger_entry_goes_alone() {
     let mut lengths = Vec::new();
     while replica.engine.has_work() {
         let before = replica.applied().len();
-        replica.engine.work(|| false);
+        replica.engine.work(|_| false);
         lengths.push(replica.applied().len() - before);
     }
     assert_eq!(lengths, [2, 1, 1, 1], "entries of about 340 bytes, and one that is larger than a portion");
@@ -91,6 +91,36 @@ fn portion_is_bounded_in_bytes_and_a_larger_entry_goes_alone() {
     replica.core.append(1, &SessionCommand::Idempotent { command: Bytes::from(vec![b'x'; 5_000]) });
     replica.commit_all();
     assert_eq!((replica.applied().len(), backlog(&replica)), (7, 0));
+}
+
+#[test]
+fn who_measures_is_told_of_applying_and_of_answering_apart() {
+    let mut replica = Replica::with_portion(2, usize::MAX);
+    for _ in 0..3 {
+        replica.core.append(1, &SessionCommand::Idempotent { command: Bytes::from_static(b"x") });
+    }
+    replica.core.commit_up_to(usize::MAX);
+    let before = backlog(&replica);
+    let mut steps = Vec::new();
+    replica.engine.work(|worked| {
+        steps.push(worked);
+        true
+    });
+    let applied = steps.iter().filter_map(|step| if let Worked::Applied(count) = step { Some(*count) } else { None });
+    assert_eq!(applied.sum::<u64>(), before);
+    assert!(steps.chunks(2).all(|pair| matches!(pair, [Worked::Applied(1..=2), Worked::Answered])), "{steps:?}");
+    // Reads alone apply nothing.
+    let reply = ReplyTo { tag: 1, sink: Arc::clone(&replica.connections[1]) as Arc<dyn ReplySink> };
+    replica.engine.requests(Time(1), [(read(), reply)]);
+    let ready = ReadOutcome::Ready { token: replica.core.last_token(), index: replica.engine.applied().index };
+    replica.core.0.lock().unwrap().next.push_back(Effects { reads: vec![ready], ..Effects::default() });
+    replica.engine.tick(Time(2));
+    steps.clear();
+    replica.engine.work(|worked| {
+        steps.push(worked);
+        true
+    });
+    assert_eq!(steps, [Worked::Answered]);
 }
 
 // covers R14 L21
@@ -109,7 +139,7 @@ fn read_confirmed_in_the_middle_of_a_backlog_is_answered_behind_it_and_in_order(
     replica.engine.durable(Time(1), WriteId(1));
     let mut answered = Vec::new();
     while replica.engine.has_work() {
-        replica.engine.work(|| false);
+        replica.engine.work(|_| false);
         replica.engine.take_actions();
         answered.push([1, 2, 3].map(|tag| replica.outcome(1, tag)));
     }
@@ -154,7 +184,7 @@ fn snapshot_in_a_backlog_ends_with_what_is_applied_and_none_is_taken_in_the_midd
     replica.core.commit_up_to(usize::MAX);
     let mut taken = Vec::new();
     while replica.engine.has_work() {
-        replica.engine.work(|| false);
+        replica.engine.work(|_| false);
         for action in replica.engine.take_actions() {
             if let Action::TakeSnapshot(image) = action {
                 assert_eq!(image.meta.last, replica.engine.applied());

@@ -29,7 +29,7 @@ struct Pair {
 
 /// What a replica asks for at the end of a turn.
 fn actions(replica: &mut Replica) -> Vec<Action<Core, Journal>> {
-    replica.engine.work(|| true);
+    replica.engine.work(|_| true);
     replica.engine.take_actions()
 }
 

@@ -13,7 +13,7 @@ fn hashed(third: &'static str) -> (Replica, StateDigest) {
     // What is applied after the entry is none of the hash's business.
     replica.ask(vec![(0, 4, write(client, 4, "later"))]);
     replica.core.commit_up_to(usize::MAX);
-    replica.engine.work(|| true);
+    replica.engine.work(|_| true);
     let taken = replica.engine.take_actions().into_iter().find_map(|action| match action {
         Action::TakeDigest(image) => Some(StateDigest::over(image.meta.last.index, |output| image.write_whole(output))),
         _ => None,

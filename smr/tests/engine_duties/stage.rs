@@ -374,7 +374,7 @@ impl Replica {
     }
 
     pub(crate) fn turn_ends(&mut self) {
-        self.engine.work(|| true);
+        self.engine.work(|_| true);
         self.engine.take_actions();
     }
 

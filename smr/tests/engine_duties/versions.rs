@@ -21,7 +21,7 @@ fn committed_command_of_a_kind_unknown_to_this_build_stops_the_replica_before_it
         replica.core.append_bytes(TERM, Bytes::copy_from_slice(unknown));
         replica.ask(vec![(0, 2, write(client, 2, "y"))]);
         replica.core.commit_up_to(usize::MAX);
-        replica.engine.work(|| true);
+        replica.engine.work(|_| true);
         let stops: Vec<String> = replica
             .engine
             .take_actions()

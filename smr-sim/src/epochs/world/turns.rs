@@ -87,7 +87,7 @@ impl World {
             Process::Serving(serving) => {
                 let now = machine.clock.at(now);
                 serving.turns.tick_if_due(now, !machine.inbox.is_empty());
-                serving.turns.work(|| false);
+                serving.turns.work(|_| false);
                 if serving.turns.closes_readmission(now) {
                     serving.give_to_disk(DiskJob::CompleteReadmission);
                 }

@@ -41,6 +41,15 @@ impl Default for Portion {
     }
 }
 
+/// What was just done, of what a turn does last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worked {
+    /// This many entries were applied.
+    Applied(u64),
+    /// Reads were answered, if any could be.
+    Answered,
+}
+
 /// Reads that were confirmed and not answered yet, in the order of their confirmation.
 #[derive(Default)]
 pub(super) struct ConfirmedReads(VecDeque<(Index, PendingRead)>);
@@ -70,12 +79,15 @@ impl ConfirmedReads {
 
 impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// Applies what is committed, and answers the reads that waited for it: a portion, and another one as long as
-    /// `in_time` says so.
-    pub fn work(&mut self, mut in_time: impl FnMut() -> bool) {
+    /// `in_time` says so, which is told of each step.
+    pub fn work(&mut self, mut in_time: impl FnMut(Worked) -> bool) {
         while self.has_work() && self.has_answers_left() {
+            let before = self.applied.index.0;
             self.apply_portion();
+            let applied = self.applied.index.0.saturating_sub(before);
+            let has_time = applied == 0 || in_time(Worked::Applied(applied));
             self.answer_confirmed_reads();
-            if !in_time() {
+            if !in_time(Worked::Answered) || !has_time {
                 break;
             }
         }

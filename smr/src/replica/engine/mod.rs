@@ -57,7 +57,7 @@ pub use self::admission::{
 };
 pub use self::audit::DIGEST_EVERY_ENTRIES;
 pub use self::backlog::{
-    ANSWERS_PER_TURN_MAX_BYTES, APPLY_ENTRIES_MAX, APPLY_MAX_BYTES, Portion, WORK_PER_TURN_MAX_US,
+    ANSWERS_PER_TURN_MAX_BYTES, APPLY_ENTRIES_MAX, APPLY_MAX_BYTES, Portion, WORK_PER_TURN_MAX_US, Worked,
 };
 pub use self::checkpoints::{
     BuildCheckpoint, BuiltCheckpoint, CHECKPOINT_MAX_BYTES, CHECKPOINT_PIECE_MAX_BYTES, CheckpointPiece, MakeCheckpoint,
