@@ -5,6 +5,9 @@
 //! write takes tells little: a large batch on a sound disk takes long too. What counts is whether this disk has what
 //! the *others* had made durable a moment ago, and whether that stays so for seconds.
 //!
+//! A member that has just started takes in what it lacks as fast as its disk can, and is behind by what is on its way
+//! there: that says nothing of the disk. So it looks only once it was level.
+//!
 //! Every member looks, because one whose disk is slow should not come to lead in the first place: after it has handed
 //! over it stands for election only after the others had their chance, until its disk was seen to keep up for as long
 //! as it had to lag (E21). It does stand in the end: it may be the only one that has all that is committed.
@@ -16,13 +19,21 @@ use super::{Raft, Role};
 use crate::entry::Index;
 use crate::protocol::Time;
 
+/// For how long after its first look a member may take to become level, in microseconds. One that takes longer counts
+/// all the same: its disk may be what keeps it from that.
+const CATCH_UP_US: u64 = 30_000_000;
+
 /// A member's look at its own disk: a leader's once for each round of heartbeats, a follower's once for each that it
 /// hears.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DiskLag {
-    /// The commit index at earlier looks, oldest first. The first one is `disk_lag_us` old, once there are that many;
+    /// What was committed at earlier looks, oldest first. The first one is `disk_lag_us` old, once there are that many;
     /// so these are about as many as heartbeats fit into that time.
-    commits: VecDeque<(Time, Index)>,
+    commits: VecDeque<(Time, Committed)>,
+    /// When it looked for the first time.
+    began: Option<Time>,
+    /// It was level once: it had everything that the group had committed a moment before.
+    was_level: bool,
     /// Since when each look has found the disk to lag.
     since: Option<Time>,
     /// It was found slow. For how long since it last lagged looks have found it to keep up while the group wrote, in
@@ -30,10 +41,32 @@ pub(super) struct DiskLag {
     kept_up_us: Option<u64>,
 }
 
+/// How far the group is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Committed {
+    /// What is known to be committed of what the member has in memory.
+    pub(super) here: Index,
+    /// What is known to be committed at all.
+    pub(super) anywhere: Index,
+}
+
+impl From<Index> for Committed {
+    fn from(commit: Index) -> Committed {
+        Committed { here: commit, anywhere: commit }
+    }
+}
+
 impl DiskLag {
-    /// Looks: the log is `durable` here, and committed up to `commit`. True if the disk has lagged for so long that the
-    /// group is better off with another leader; then it begins to count again.
-    pub(super) fn look(&mut self, now: Time, durable: Index, commit: Index, settings: &Settings) -> bool {
+    /// Looks: the log is `durable` on this disk, and the group is as far as `commit` says. True if the disk has lagged
+    /// for so long that the group is better off with another leader; then it begins to count again.
+    pub(super) fn look(
+        &mut self,
+        now: Time,
+        durable: Index,
+        commit: impl Into<Committed>,
+        settings: &Settings,
+    ) -> bool {
+        let commit: Committed = commit.into();
         let since_last_us = self.commits.back().map(|(at, _)| now.since_us(*at));
         // Heartbeats that were held up come all at once, and reads have rounds of their own.
         if since_last_us.is_some_and(|us| us < settings.heartbeat_us / 2) {
@@ -45,7 +78,10 @@ impl DiskLag {
             self.commits.pop_front();
         }
         let before = self.commits.front().filter(|(at, _)| is_old(at)).map(|(_, commit)| *commit);
-        let lags = before.is_some_and(|before| durable < before);
+        let began = *self.began.get_or_insert(now);
+        let is_level = commit.here >= commit.anywhere && before.is_some_and(|before| durable >= before.anywhere);
+        self.was_level |= is_level || now.since_us(began) >= CATCH_UP_US;
+        let lags = self.was_level && before.is_some_and(|before| durable < before.here);
         let since = *self.since.get_or_insert(now);
         if !lags {
             self.since = None;
@@ -57,7 +93,7 @@ impl DiskLag {
         if lags && (gives_way || self.is_slow()) {
             self.found_slow();
         } else if let (Some(kept_up_us), Some(before)) = (&mut self.kept_up_us, before)
-            && before < commit
+            && before.here < commit.here
         {
             // An idle disk proves nothing, nor does a long silence.
             *kept_up_us += since_last_us.unwrap_or(0).min(settings.disk_lag_us);
@@ -80,7 +116,7 @@ impl DiskLag {
 
     /// A leader begins: that its disk lagged before says nothing of how it leads, but it stays a slow one.
     pub(super) fn begin_again(&mut self) {
-        *self = DiskLag { kept_up_us: self.kept_up_us, ..DiskLag::default() };
+        *self = DiskLag { kept_up_us: self.kept_up_us, was_level: true, ..DiskLag::default() };
     }
 }
 
@@ -88,7 +124,8 @@ impl Raft {
     /// A follower looks at its own disk. What its commit index says is durable with a quorum, and in its log in memory.
     pub(super) fn look_at_disk(&mut self) {
         if let Role::Follower(_) = self.role {
-            self.disk_lag.look(self.now, self.out.durable(), self.commit, &self.settings);
+            let commit = Committed { here: self.commit, anywhere: self.leader.commit };
+            self.disk_lag.look(self.now, self.out.durable(), commit, &self.settings);
         }
     }
 
@@ -186,6 +223,48 @@ mod tests {
         assert!(lag.is_slow());
         lag.begin_again();
         assert!(lag.is_slow(), "nor does it become sound by leading");
+    }
+
+    /// The state after a member has caught up with a group that is far ahead, for as many looks: the log in memory
+    /// grows by a thousand entries between two of them, and the disk is five looks behind.
+    fn catching_up(looks: u64) -> DiskLag {
+        let mut lag = DiskLag::default();
+        for look in 0..looks {
+            let commit = Committed { here: Index(1_000 * look), anywhere: Index(10_000_000) };
+            let durable = Index(1_000 * look.saturating_sub(5));
+            assert!(!lag.look(Time(look * HEARTBEAT_US), durable, commit, &Settings::default()));
+        }
+        lag
+    }
+
+    // covers E21
+    #[test]
+    fn disk_of_a_member_that_catches_up_after_its_start_is_not_slow_for_that() {
+        let settings = Settings::default();
+        let looks = 2 * settings.disk_lag_timeout_us / HEARTBEAT_US;
+        let mut lag = catching_up(looks);
+        assert!(!lag.is_slow());
+        // It has all by now, and the disk has, too. What it shows from here on counts.
+        let level = Index(10_000_000);
+        lag.look(Time(looks * HEARTBEAT_US), level, level, &settings);
+        lag.look(Time((looks + 5) * HEARTBEAT_US), level, level, &settings);
+        for look in looks + 6..2 * looks {
+            let commit = Index(10_000_000 + look);
+            lag.look(Time(look * HEARTBEAT_US), level, commit, &settings);
+        }
+        assert!(lag.is_slow());
+    }
+
+    #[test]
+    fn member_that_never_becomes_level_is_looked_at_in_the_end() {
+        let most = (CATCH_UP_US + Settings::default().disk_lag_timeout_us) / HEARTBEAT_US;
+        assert!(catching_up(most - 10).kept_up_us.is_none());
+        let mut lag = catching_up(most - 10);
+        for look in most - 10..most + 10 {
+            let commit = Committed { here: Index(1_000 * look), anywhere: Index(10_000_000) };
+            lag.look(Time(look * HEARTBEAT_US), Index(1_000 * (look - 5)), commit, &Settings::default());
+        }
+        assert!(lag.is_slow());
     }
 
     // covers E18 I17
