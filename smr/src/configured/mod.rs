@@ -517,6 +517,7 @@ impl Protocol for Configured {
             match_index: progress.match_index,
             heard_at: self.heard.get(node).copied(),
             needs_snapshot: matches!(progress.pace, Pace::Snapshot { .. }),
+            disk_is_slow: false,
         });
         CoreStatus {
             node: self.node,

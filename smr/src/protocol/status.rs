@@ -67,4 +67,6 @@ pub struct PeerStatus {
     pub heard_at: Option<Time>,
     /// Whether it waits for a snapshot.
     pub needs_snapshot: bool,
+    /// Whether its acknowledgements have shown that its disk does not keep up.
+    pub disk_is_slow: bool,
 }

@@ -102,6 +102,7 @@ impl Canonical for Raft {
                     (progress.since, progress.heard_at, progress.lease_asked_at) = (NOW, None, None);
                     // A commit index may be told twice; and what is on its way may be overdue, for all anyone knows.
                     (progress.commit_sent, progress.overdue) = (Index::ZERO, progress.inflight.oldest());
+                    progress.disk_lag = DiskLag::default();
                     progress.forget_return(NOW);
                 }
             }

@@ -129,6 +129,21 @@ impl Raft {
         }
     }
 
+    /// A leader looks at the others' disks, as far as their acknowledgements show them: it hands over to one whose disk
+    /// keeps up, if it can choose.
+    pub(super) fn look_at_their_disks(&mut self) {
+        let (now, commit) = (self.now, self.commit);
+        let Role::Leader(leader) = &mut self.role else { return };
+        for progress in leader.peers.values_mut() {
+            if progress.heard_at.is_some_and(|at| now.since_us(at) < self.settings.election_timeout_us) {
+                progress.disk_lag.look(now, progress.match_index, commit, &self.settings);
+            } else {
+                // Of one that is away nothing is known. When it is back it catches up at first.
+                progress.disk_lag = DiskLag::default();
+            }
+        }
+    }
+
     /// How much longer than others this member waits before it stands because its leader's connection broke, in
     /// microseconds: many times what they need to ask each other.
     pub(super) fn stands_back_us(&self) -> u64 {

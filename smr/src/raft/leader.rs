@@ -262,6 +262,7 @@ impl Raft {
             // What was kept for a member that is level by now, or does not get further.
             self.cut_log();
             self.untrack_previous_members();
+            self.look_at_their_disks();
             self.give_way_if_disk_lags();
         }
     }
@@ -312,7 +313,10 @@ impl Raft {
         }
         let has_more =
             |node: &NodeId| matches!(&self.role, Role::Leader(leader) if leader.peers[node].match_index > durable);
-        let Some(successor) = self.best_successor().filter(has_more) else { return };
+        let keeps_up = self.best_successor_that(|progress| !progress.disk_lag.is_slow());
+        let Some(successor) = keeps_up.filter(has_more).or_else(|| self.best_successor().filter(has_more)) else {
+            return;
+        };
         if self.try_transfer(successor.name).is_ok() {
             self.out.effects.events.push(Event::DiskLags { successor });
         }

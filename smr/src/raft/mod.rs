@@ -667,5 +667,6 @@ fn peer_status(node: NodeId, progress: &Progress) -> PeerStatus {
         match_index: progress.match_index,
         heard_at: progress.heard_at,
         needs_snapshot: matches!(progress.pace, Pace::Snapshot(_)),
+        disk_is_slow: progress.disk_lag.is_slow(),
     }
 }

@@ -1,5 +1,6 @@
 //! What a leader knows of one other member, and how much it may send there.
 
+use super::disk_lag::DiskLag;
 use super::settings::Settings;
 use crate::core_kit::inflight::Inflight;
 use crate::core_kit::log::Log;
@@ -44,6 +45,8 @@ pub(super) struct Progress {
     level_at: Option<Time>,
     /// The member heals ([`super::healing`]): it is sent to, and counts for nothing.
     pub(super) healing: Option<HealingPeer>,
+    /// Whether its disk keeps up, by what it acknowledges.
+    pub(super) disk_lag: DiskLag,
 }
 
 /// What a leader knows of a member that heals.
@@ -108,6 +111,7 @@ impl Progress {
             round: (last, now),
             level_at: None,
             healing: None,
+            disk_lag: DiskLag::default(),
         }
     }
 

@@ -62,6 +62,29 @@ fn leader_whose_disk_is_slow_does_not_lead_again_while_others_can() {
     }
 }
 
+// covers E21: so a leader that ends hands over to another one.
+#[test]
+fn follower_whose_disk_is_slow_is_known_to_its_leader() {
+    for seed in 0..4 {
+        let mut cluster = Cluster::new(seed, 3, 3, 2);
+        cluster.run_for(2_000_000);
+        let leader = cluster.some_leader();
+        let found = |cluster: &Cluster| {
+            let peers = crate::cluster::status(cluster, leader).unwrap().peers;
+            peers.iter().filter(|peer| peer.disk_is_slow).map(|peer| usize::from(peer.node.name.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&cluster), [], "seed {seed}");
+        let slow = (leader + 1) % 3;
+        let until = cluster.now.plus_us(8_000_000);
+        cluster.slow_disk(slow, 400_000, until);
+        cluster.run_until(until);
+        assert_eq!((cluster.leader(), found(&cluster)), (Some(leader), vec![slow]), "seed {seed}");
+        cluster.run_for(6_000_000);
+        assert_eq!(found(&cluster), [], "seed {seed}: it keeps up again");
+        cluster.calm_down();
+    }
+}
+
 // covers E22: the quorum's disks decide how fast a group writes, not the leader's.
 #[test]
 fn leader_whose_syncs_take_50_ms_writes_as_fast_as_its_followers() {

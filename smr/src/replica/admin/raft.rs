@@ -92,7 +92,7 @@ impl<P: Control> Admin<P> for RaftAdmin {
         self.end_transfer(Outcome::Refused(TRANSFER_TIMED_OUT.to_owned()));
     }
 
-    /// A leader hands over to the member that is furthest among those that are alive.
+    /// A leader hands over to the best of the others ([`successor`]).
     fn hand_over(&mut self, context: AdminContext<'_, P>) -> bool {
         let Some(to) = successor(context.now, &context.core.status()) else { return false };
         self.begin_transfer(context, to.name, ReplyTo { tag: 0, sink: Arc::new(NoOneWaits) });
@@ -245,11 +245,11 @@ fn change_members<P: Control>(context: &mut AdminContext<'_, P>, change: &Change
     }
 }
 
-/// Whom a leader hands over to: the voter that is furthest among those that are alive.
+/// Whom a leader hands over to: the voter that is furthest among those that are alive, and whose disks keep up.
 fn successor(now: Time, status: &CoreStatus) -> Option<NodeId> {
     let alive = |heard: Option<Time>| heard.is_some_and(|heard| now.since_us(heard) <= HEARD_LATELY_US);
     let voters = status.peers.iter().filter(|peer| status.configuration.voters.contains(&peer.node));
-    voters.max_by_key(|peer| (alive(peer.heard_at), peer.match_index)).map(|peer| peer.node)
+    voters.max_by_key(|peer| (alive(peer.heard_at), !peer.disk_is_slow, peer.match_index)).map(|peer| peer.node)
 }
 
 /// Where the outcome of a transfer goes that no one waits for.
@@ -260,5 +260,55 @@ impl ReplySink for NoOneWaits {
 
     fn deliver_part(&self, _tag: u64, _part: Bytes) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Configuration, EntryId, Index, Term};
+    use crate::protocol::PeerStatus;
+    use crate::status::{ReadMode, Role};
+
+    const NOW: Time = Time(100_000_000);
+
+    /// What a leader knows of the others, from replica 1 on: whether each is alive, whether its disk is slow, how far
+    /// it is. All of them vote.
+    fn status(peers: &[(bool, bool, u64)]) -> CoreStatus {
+        let node = |name: usize| NodeId::new(name as u16, 7);
+        let peers = peers.iter().enumerate().map(|(at, &(is_alive, disk_is_slow, match_index))| PeerStatus {
+            node: node(at + 1),
+            match_index: Index(match_index),
+            heard_at: is_alive.then_some(NOW),
+            needs_snapshot: false,
+            disk_is_slow,
+        });
+        let peers: Vec<PeerStatus> = peers.collect();
+        CoreStatus {
+            node: node(0),
+            role: Role::Leader,
+            term: Term(2),
+            leader: Some(node(0)),
+            log_start: EntryId::ZERO,
+            last: EntryId::ZERO,
+            commit: Index::ZERO,
+            durable: Index::ZERO,
+            log_bytes: 0,
+            configuration: Configuration::of((0..=peers.len()).map(node)),
+            configuration_index: Index::ZERO,
+            reads: ReadMode::Index,
+            peers,
+        }
+    }
+
+    // covers E21
+    #[test]
+    fn leader_that_ends_hands_over_to_a_voter_whose_disk_keeps_up() {
+        let to = |peers: &[(bool, bool, u64)]| successor(NOW, &status(peers)).map(|node| node.name.0);
+        assert_eq!(to(&[(true, false, 7), (true, false, 9)]), Some(2), "that is furthest");
+        assert_eq!(to(&[(true, false, 7), (true, true, 9)]), Some(1), "or whose disk is not slow");
+        assert_eq!(to(&[(false, false, 7), (true, true, 9)]), Some(2), "if it is there");
+        assert_eq!(to(&[(true, true, 7), (true, true, 9)]), Some(2), "if there is one");
+        assert_eq!(to(&[]), None);
     }
 }

@@ -203,6 +203,7 @@ mod tests {
             match_index: Index::ZERO,
             heard_at: Some(at),
             needs_snapshot: false,
+            disk_is_slow: false,
         });
         CoreStatus {
             node: leader,

@@ -182,6 +182,7 @@ mod tests {
             match_index: Index::ZERO,
             heard_at: Some(NOW),
             needs_snapshot: false,
+            disk_is_slow: false,
         });
         CoreStatus {
             node: node(0),
