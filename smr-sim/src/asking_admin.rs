@@ -77,6 +77,10 @@ impl Admin<Core> for AskingAdmin {
         self.inner.begin(context, request, reply);
     }
 
+    fn needs_confirmation(&self, request: &AdminRequest) -> bool {
+        self.inner().needs_confirmation(request)
+    }
+
     fn tick(&mut self, context: AdminContext<'_, Core>) {
         let mut requested_changes = self.requested_changes.lock();
         for change in std::mem::take(&mut requested_changes.waiting) {

@@ -12,6 +12,7 @@
 
 mod acknowledged_is_kept;
 mod bounds;
+mod changes_done_are_in_force;
 mod configurations;
 mod durable_majority;
 mod elected_by_a_majority;
@@ -154,6 +155,7 @@ pub fn all() -> Vec<Box<dyn Property>> {
         Box::new(acknowledged_is_kept::AcknowledgedIsKept::default()),
         Box::new(exactly_once::ExactlyOnce::default()),
         Box::new(configurations::Configurations::default()),
+        Box::new(changes_done_are_in_force::ChangesDoneAreInForce::default()),
         Box::new(bounds::Bounds::default()),
         Box::new(every_request_answered::EveryRequestAnswered::default()),
         Box::new(lease_excludes_later_leaders::LeaseExcludesLaterLeaders::default()),

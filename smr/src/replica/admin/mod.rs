@@ -62,6 +62,12 @@ pub trait Admin<P: Protocol>: Send {
     /// A request arrived.
     fn begin(&mut self, context: AdminContext<'_, P>, request: AdminRequest, reply: ReplyTo);
 
+    /// Whether such a request is begun only once it is confirmed that this replica leads.
+    fn needs_confirmation(&self, request: &AdminRequest) -> bool {
+        let _ = request;
+        false
+    }
+
     /// Looks after what is under way. Called when [`Admin::next_tick`] has come.
     fn tick(&mut self, context: AdminContext<'_, P>);
 

@@ -51,6 +51,11 @@ impl<P: Control> Admin<P> for RaftAdmin {
         }
     }
 
+    /// A leader of before has members of before: asked for these it would call them done.
+    fn needs_confirmation(&self, request: &AdminRequest) -> bool {
+        matches!(request, AdminRequest::Scale { .. })
+    }
+
     fn tick(&mut self, mut context: AdminContext<'_, P>) {
         self.tick_at = None;
         self.look_after(&mut context);

@@ -22,6 +22,7 @@ mod checkpoints;
 mod kept;
 mod limits;
 mod members;
+mod operators;
 mod requests;
 mod service;
 mod snapshots;
@@ -35,6 +36,7 @@ use self::audit::Audit;
 use self::backlog::ConfirmedReads;
 use self::checkpoints::Checkpoints;
 use self::kept::KeptWrites;
+use self::operators::OperatorRequests;
 use self::requests::PendingRead;
 use self::service::ServiceTalk;
 use self::timings::Timings;
@@ -109,6 +111,7 @@ pub struct Engine<P: Protocol, S: StateMachine> {
     confirmed_reads: ConfirmedReads,
     reads_waiting: usize,
     admin: Box<dyn Admin<P>>,
+    operators: OperatorRequests,
     counts: Counts,
     /// See [`EngineStart`].
     nonce_seed: u64,
@@ -238,6 +241,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
             confirmed_reads: ConfirmedReads::default(),
             reads_waiting: 0,
             admin: start.admin,
+            operators: OperatorRequests::default(),
             counts: Counts::default(),
             nonce_seed: start.nonce_seed,
             nonces_drawn: 0,
@@ -275,7 +279,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
     /// When [`Engine::tick`] is due.
     pub fn deadline(&self) -> Time {
         let core = self.core.deadline();
-        let own = [self.admin.next_tick(), self.kept.look_at()].into_iter().flatten();
+        let own = [self.admin.next_tick(), self.kept.look_at(), self.operators.look_at()].into_iter().flatten();
         own.fold(core, Time::min)
     }
 
@@ -316,7 +320,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// How many requests wait for their outcome.
     pub fn requests_waiting(&self) -> usize {
-        self.waiting.len() + self.kept.len() + self.reads_waiting + self.admin.waiting()
+        self.waiting.len() + self.kept.len() + self.reads_waiting + self.operators.len() + self.admin.waiting()
     }
 
     /// Time has passed.
@@ -335,6 +339,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         if self.admin.next_tick().is_some_and(|at| at <= now) {
             self.with_admin(now, |admin, context| admin.tick(context));
         }
+        self.begin_confirmed(now);
     }
 
     /// A message arrived.
@@ -364,7 +369,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     /// Whether something that an operator asked for is under way: then it counts who is connected.
     pub fn looks_after_members(&self) -> bool {
-        self.admin.waiting() > 0
+        self.operators.len() + self.admin.waiting() > 0
     }
 
     /// This incarnation was met; it may be no member.

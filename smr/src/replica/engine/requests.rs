@@ -69,16 +69,13 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                     reply.send(Outcome::Answer(codec::encode(&timings).into()));
                 }
                 Request::Transfer { to } => {
-                    let request = AdminRequest::Transfer { to };
-                    self.with_admin(now, |admin, context| admin.begin(context, request, reply));
+                    self.begin_operators(now, AdminRequest::Transfer { to }, reply);
                 }
                 Request::Scale { replicas } => {
-                    let request = AdminRequest::Scale { replicas };
-                    self.with_admin(now, |admin, context| admin.begin(context, request, reply));
+                    self.begin_operators(now, AdminRequest::Scale { replicas }, reply);
                 }
                 Request::Readmit { name } => {
-                    let request = AdminRequest::Readmit { name };
-                    self.with_admin(now, |admin, context| admin.begin(context, request, reply));
+                    self.begin_operators(now, AdminRequest::Readmit { name }, reply);
                 }
             }
         }
@@ -194,14 +191,19 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
 
     pub(super) fn read_outcome(&mut self, read: ReadOutcome) {
         match read {
+            ReadOutcome::Ready { token, .. } if self.operators.confirm(token) => {}
             ReadOutcome::Ready { token, index } => {
                 let reads = self.reads.remove(&token).unwrap_or_default();
                 self.confirmed_reads.push(index, reads);
             }
             ReadOutcome::Failed { token } => {
+                let hint = self.hint(self.core.routing().reads);
+                if self.operators.fail(token, hint) {
+                    return;
+                }
                 let reads = self.reads.remove(&token).unwrap_or_default();
                 self.reads_waiting -= reads.len();
-                fail(reads, self.hint(self.core.routing().reads));
+                fail(reads, hint);
             }
         }
     }
@@ -251,6 +253,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
         self.reads_waiting = 0;
         let unconfirmed = std::mem::take(&mut self.reads).into_values().flatten();
         fail(unconfirmed.chain(self.confirmed_reads.take()), hint);
+        self.operators.fail_all(hint);
     }
 }
 
