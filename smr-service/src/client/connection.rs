@@ -54,8 +54,7 @@ pub enum Event<M> {
 pub struct CopyEvent<M> {
     /// The copy, by the number that its exchange gave it.
     pub copy: u32,
-    /// What became of that copy. Apart, because each exchange has a queue of its own, and queues make room for many at
-    /// once.
+    /// What became of that copy. Apart, because a queue makes room for many at once.
     pub event: Box<Event<M>>,
 }
 
@@ -402,6 +401,9 @@ impl<M: Map> Connection<M> {
             // Instead of a welcome it means that nothing was taken; after one it would prove nothing.
             KIND_REFUSAL if !lock(&self.state).welcomed => {
                 Err(Broken::Refused(codec::decode::<Refusal>(payload)?.reason))
+            }
+            KIND_RESPONSE if !lock(&self.state).welcomed => {
+                Err(Broken::Lost("answers before it has welcomed this client".into()))
             }
             KIND_RESPONSE => {
                 self.deliver(codec::decode(payload)?);

@@ -62,7 +62,9 @@ impl<M> DerefMut for LentInbox<'_, M> {
 
 impl<M> Drop for LentInbox<'_, M> {
     fn drop(&mut self) {
-        let Some(inbox) = self.inbox.take() else { return };
+        let Some(mut inbox) = self.inbox.take() else { return };
+        // Parts of an answer that no one waits for any more may be large.
+        while inbox.events.try_recv().is_ok() {}
         let mut idle = lock(&self.inboxes.0);
         if idle.len() < IDLE_INBOXES_MAX {
             idle.push(inbox);
@@ -86,6 +88,15 @@ mod tests {
         let mut second = inboxes.lend();
         assert_eq!(second.next_copy, 3, "the second request uses the first one's queue");
         assert!(second.events.try_recv().is_ok_and(|event| event.copy < second.next_copy));
+    }
+
+    #[test]
+    fn what_was_not_heard_does_not_stay_in_a_queue_that_no_one_uses() {
+        let inboxes: Inboxes<()> = Inboxes::new();
+        let first = inboxes.lend();
+        let _ = first.sender.send(CopyEvent { copy: 0, event: Box::new(Event::Broken { sent: true }) });
+        drop(first);
+        assert!(inboxes.lend().events.try_recv().is_err());
     }
 
     #[test]
