@@ -23,8 +23,9 @@ use crate::trace::Text;
 use crate::workload::{Operation, Registers, Seen};
 use crate::world::{Setting, World};
 
-/// Any seed will do: nothing is left to chance but the times of syncs, below this, in microseconds.
+/// A sync takes up to this, in microseconds, besides the 100 that each takes.
 const DISK_US: u64 = 2;
+/// Any seed will do: nothing is left to chance but the times of syncs.
 const SEED: u64 = 1;
 /// Half of the operations are reads.
 const READS_PERCENT: u64 = 50;
@@ -32,7 +33,7 @@ const READS_PERCENT: u64 = 50;
 const PAUSE_US: u64 = 5_000;
 /// A group is founded, has who orders where it is wanted, and serves, within this, in microseconds.
 const BEGIN_TIMEOUT_US: u64 = 60_000_000;
-/// Then it settles for so long, in microseconds: roles are known, leases granted.
+/// Then it settles for this long, in microseconds: roles are known, leases granted.
 const SETTLE_US: u64 = 3_000_000;
 /// An operation takes at most this, in microseconds.
 const OPERATION_TIMEOUT_US: u64 = 5_000_000;
@@ -78,7 +79,7 @@ impl Spread {
             let seen = history.iter().filter(|seen| is_wanted(&seen.operation));
             let mut all: Vec<u64> = seen.map(|seen| seen.ended_at.since_us(seen.began_at)).collect();
             all.sort_unstable();
-            all.get(all.len() / 2).copied().unwrap_or_default()
+            all.get(all.len() / 2).copied().unwrap_or_else(|| panic!("none of {operations} is of a kind: {self:?}"))
         };
         Waits {
             write_us: median(|operation| matches!(operation, Operation::Write(_))),
@@ -189,6 +190,10 @@ mod tests {
         assert_eq!(at("raft", ReadMode::Lease, 1, false), (2, 1));
         assert_eq!(at("passive", ReadMode::Lease, 0, false), (1, 0));
         assert_eq!(at("passive", ReadMode::Lease, 2, false), (2, 1));
-        assert_eq!(at("chain", ReadMode::Lease, 0, false).0, 2);
+        assert_eq!(at("chain", ReadMode::Lease, 0, false), (2, 0));
+        assert_eq!(at("chain", ReadMode::Lease, 1, true), (3, 0));
+        assert_eq!(at("active", ReadMode::Lease, 0, false), (1, 0));
+        assert_eq!(at("active", ReadMode::Lease, 1, false), (2, 1));
+        assert_eq!(at("active", ReadMode::Lease, 2, true), (2, 0));
     }
 }

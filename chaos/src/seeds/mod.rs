@@ -80,7 +80,7 @@ pub struct Options {
         value_name = "MS",
         num_args = 0..=1,
         default_missing_value = "40",
-        value_parser = clap::value_parser!(u64).range(1..=200),
+        value_parser = clap::value_parser!(u64).range(1..=120),
         conflicts_with_all = ["library", "speed"]
     )]
     pub geography: Option<u64>,
