@@ -139,8 +139,6 @@ fn follower_whose_disk_hangs_loses_messages_beyond_its_limit_and_catches_up() {
         let until = cluster.now.plus_us(3_000_000);
         cluster.hang_disk(follower, until);
         cluster.run_until(until);
-        let leader = cluster.some_leader();
-        eprintln!("XX {seed} {:?}", crate::cluster::status(&cluster, leader));
         assert!(cluster.watch.rare.of(Rare::DiskTooSlow) > 0, "seed {seed}: it was below its limit all the time");
         assert!(cluster.no_write_since_us() < 300_000, "seed {seed}: writes have stopped");
         cluster.calm_down();
