@@ -102,7 +102,7 @@ impl Map {
 
     fn carry_out(&mut self, index: Index, command: &[u8]) -> Vec<u8> {
         let answer = self.change(index, command);
-        self.changes.passed(index.0);
+        self.changes.applied(index.0);
         answer
     }
 
@@ -320,6 +320,10 @@ impl StateMachine for Map {
 
     fn begins_after(&mut self, index: Index) {
         self.changes.begin_after(index.0, self.ownership.as_deref().map_or(0, moved_epoch));
+    }
+
+    fn passed(&mut self, index: Index) {
+        self.changes.passed(index.0);
     }
 
     fn advance(image: MapImage, input: &mut dyn io::Read) -> io::Result<Map> {

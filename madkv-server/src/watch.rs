@@ -105,7 +105,12 @@ impl Changes {
         }
     }
 
-    /// The entry at `index` was applied.
+    /// The command at `index` was applied.
+    pub(crate) fn applied(&mut self, index: u64) {
+        self.log.passed(index);
+    }
+
+    /// The entry at `index` was applied, a command or not: whoever waits may look.
     pub(crate) fn passed(&mut self, index: u64) {
         self.log.passed(index);
         if self.bell.is_armed() {
@@ -255,12 +260,17 @@ impl Holding {
             sleep(WAKE_PAUSE).await;
             rung.mark_unchanged();
             match self.replica.ask(Request::LocalRead { query: query.encode() }).await? {
-                Outcome::Answer(answer) => outcome = Outcome::Answer(answer),
+                Outcome::Answer(answer) if tells_changes(&answer) => outcome = Outcome::Answer(answer),
+                // By now another one may lead, which has what this one lacks: the client asks again, whoever leads.
                 _ => break,
             }
         }
         Some(outcome)
     }
+}
+
+fn tells_changes(answer: &[u8]) -> bool {
+    matches!(WatchAnswer::decode(answer), Ok(WatchAnswer::Changes { .. }))
 }
 
 /// The position, if this answer says that there is nothing new.

@@ -113,7 +113,7 @@ fn answers_are_bounded_and_whoever_is_too_slow_is_told() {
         }
     }
     assert_eq!(heard, index / 2 - (oldest - 1) / 2);
-    // What is of no interest is looked at, and no more than so much at a time.
+    // What is of no interest is looked at, and no more than a bounded number at a time.
     let mut map = Map::default();
     (1..=3 * LOOKED_AT_MAX as u64).for_each(|index| drop(map.apply(Index(index), &put("a", ""))));
     let (lines, position, is_end) = told(ask(&map, WatchFrom::Index(1), "b", "c"));

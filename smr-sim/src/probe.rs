@@ -310,6 +310,10 @@ impl<S: StateMachine> StateMachine for Chained<S> {
     fn begins_after(&mut self, index: Index) {
         self.inner.begins_after(index);
     }
+
+    fn passed(&mut self, index: Index) {
+        self.inner.passed(index);
+    }
 }
 
 /// The last command's place, and the digest.

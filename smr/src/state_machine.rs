@@ -64,6 +64,11 @@ pub trait StateMachine: Sized + Send + 'static {
     /// the state and counts by entries. No other state of this replica has applied what comes from now on.
     fn begins_after(&mut self, _index: Index) {}
 
+    /// The entry at `index` was applied, whether it was a command of this state ([`StateMachine::apply`] came before
+    /// this) or anything else: for what is kept beside the state and counts by entries. Called for each entry, so it
+    /// must be cheap.
+    fn passed(&mut self, _index: Index) {}
+
     /// Builds the state that an image becomes by what [`Image::write_difference`] wrote from its like. Runs in the
     /// background. The bytes come from a replica that writes images of the same [`StateMachine::IMAGE_VERSION`].
     ///

@@ -11,6 +11,10 @@ const ROWS: &[(&str, &[&str])] = &[
         "requests of one connection",
         &["service:limits.rs:CONNECTION_REQUESTS_MAX", "service:limits.rs:CONNECTION_IN_FLIGHT_MAX_BYTES"],
     ),
+    (
+        "changes that a replica remembers for watches",
+        &["service:notifications/recent.rs:KEPT_MAX_BYTES", "service:notifications/recent.rs:KEPT_MAX"],
+    ),
     ("answers of one connection that have not left", &["service:limits.rs:CONNECTION_IN_FLIGHT_MAX_BYTES"]),
     (
         "requests and answers of all connections",

@@ -19,6 +19,9 @@ use super::{KeyChange, WatchError, WatchEvent, WatchStart};
 use crate::Error;
 use crate::client::owns_slots;
 
+/// This many events are kept until all partitions have begun; those that have are asked on once the others have, too.
+const EVENTS_BEFORE_ALL_BEGAN_MAX: usize = 10_000;
+
 /// What is heard of all partitions.
 #[derive(Debug)]
 pub(super) struct Streams {
@@ -210,9 +213,10 @@ impl Streams {
         let stops = self.streams.values().filter_map(|stream| stream.stop.as_ref().map(|stop| stop.after));
         let wanted = stops.fold(self.mark, u64::max);
         let is_single = self.key.is_some();
+        let waits_for_others = !self.was_begun && self.events.len() >= EVENTS_BEFORE_ALL_BEGAN_MAX;
         let mut questions = Vec::new();
         for (&partition, stream) in &mut self.streams {
-            if stream.stop.is_some() || stream.under_way.is_some() {
+            if stream.stop.is_some() || stream.under_way.is_some() || waits_for_others && stream.has_begun {
                 continue;
             }
             self.asked += 1;

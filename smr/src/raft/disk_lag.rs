@@ -58,7 +58,7 @@ impl From<Index> for Committed {
 
 impl DiskLag {
     /// Looks: the log is `durable` on this disk, and the group is as far as `commit` says. True if the disk has lagged
-    /// for so long that the group is better off with another leader; then it begins to count again.
+    /// for long enough that the group is better off with another leader; then it begins to count again.
     pub(super) fn look(
         &mut self,
         now: Time,
@@ -93,6 +93,7 @@ impl DiskLag {
         if lags && (gives_way || self.is_slow()) {
             self.found_slow();
         } else if let (Some(kept_up_us), Some(before)) = (&mut self.kept_up_us, before)
+            && durable >= before.here
             && before.here < commit.here
         {
             // An idle disk proves nothing, nor does a long silence.

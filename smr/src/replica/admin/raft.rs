@@ -11,7 +11,7 @@ use super::readmission::{ConnectedPeers, READMISSION_UNDER_WAY, Readmission, Ste
 use super::scaling::{self, CHANGE_UNDER_WAY, Scaling};
 use super::{Admin, AdminContext, AdminRequest};
 use crate::id::{NodeId, ReplicaId};
-use crate::protocol::{CoreStatus, NotHere, Route, Routing, Time};
+use crate::protocol::{CoreStatus, NotHere, PeerStatus, Route, Routing, Time};
 use crate::raft::{Change, ChangeRefused, Control, TransferRefused};
 use crate::replica::{Outcome, ReplySink, ReplyTo, Tuning};
 use crate::session::Addresses;
@@ -250,11 +250,13 @@ fn change_members<P: Control>(context: &mut AdminContext<'_, P>, change: &Change
     }
 }
 
-/// Whom a leader hands over to: the voter that is furthest among those that are alive, and whose disks keep up.
+/// Whom a leader hands over to: the voter that is furthest among those that are alive, that the log reaches, and whose
+/// disks keep up.
 fn successor(now: Time, status: &CoreStatus) -> Option<NodeId> {
     let alive = |heard: Option<Time>| heard.is_some_and(|heard| now.since_us(heard) <= HEARD_LATELY_US);
     let voters = status.peers.iter().filter(|peer| status.configuration.voters.contains(&peer.node));
-    voters.max_by_key(|peer| (alive(peer.heard_at), !peer.disk_is_slow, peer.match_index)).map(|peer| peer.node)
+    let worth = |peer: &&PeerStatus| (alive(peer.heard_at), !peer.needs_snapshot, !peer.disk_is_slow, peer.match_index);
+    voters.max_by_key(worth).map(|peer| peer.node)
 }
 
 /// Where the outcome of a transfer goes that no one waits for.
@@ -272,7 +274,6 @@ impl ReplySink for NoOneWaits {
 mod tests {
     use super::*;
     use crate::entry::{Configuration, EntryId, Index, Term};
-    use crate::protocol::PeerStatus;
     use crate::status::{ReadMode, Role};
 
     const NOW: Time = Time(100_000_000);

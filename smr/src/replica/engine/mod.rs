@@ -555,6 +555,7 @@ impl<P: Protocol, S: StateMachine> Engine<P, S> {
                 })
             }
         };
+        self.state.passed(index);
         if let Some((id, reply, copies)) = self.waiting.applied(index) {
             // Another leader's entry in its place says nothing about it.
             let is_told_here = id.term == entry.id.term && self.core.routing().answers.is_here();
