@@ -215,6 +215,7 @@ impl Supervisor {
         let is_new = replica.process != Some(process);
         if is_new {
             (replica.service, replica.is_added) = (None, false);
+            replica.backoff.launched();
         }
         if let Some(old) = replica.connection.replace(connection) {
             self.effects.push(Effect::Disconnect(old));
@@ -553,6 +554,7 @@ impl Supervisor {
         assert!(replica.process.is_none(), "{name} is launched while {:?} may run", replica.process);
         (replica.phase, replica.said_farewell) = (Phase::Launching, false);
         (replica.service, replica.is_added) = (None, false);
+        replica.backoff.launched();
         replica.launches = replica.launches.saturating_add(1);
         self.effects.push(Effect::Launch { name, command, fresh });
     }

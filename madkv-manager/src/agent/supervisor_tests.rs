@@ -7,7 +7,7 @@ use madkv_proto::control::{AgentOrders, Condition, Launch, Order, OrderKind, Rep
 use smr::id::Incarnation;
 use tokio::time::Instant;
 
-use super::backoff::{PAUSE_MIN_MS, PAUSE_SERVED_MAX_MS, QUIET_MS};
+use super::backoff::{PAUSE_MIN_MS, PAUSE_SERVED_MAX_MS, PAUSES_SERVED_MAX, QUIET_MS};
 use super::placement::Placement;
 use super::process::Ended;
 use super::replica::Name;
@@ -48,8 +48,26 @@ impl Rig {
     }
 
     fn answer(&mut self, connection: u64) {
-        let answer = HeartbeatAnswer { count: 1, incarnation: Incarnation(5), service: Some(Service::InService) };
+        self.answer_as(connection, Service::InService);
+    }
+
+    fn answer_as(&mut self, connection: u64, service: Service) {
+        let answer = HeartbeatAnswer { count: 1, incarnation: Incarnation(5), service: Some(service) };
         self.supervisor.answered(connection, answer, self.now);
+    }
+
+    /// The process that is launched comes up, answers once like this, and crashes; it is launched again after this
+    /// pause, and not before.
+    fn crashes(&mut self, pid: u32, service: Service, pause_ms: u64) {
+        self.supervisor.launched(NAME, process(pid), self.now);
+        self.register(u64::from(pid), NAME, pid).unwrap();
+        self.answer_as(u64::from(pid), service);
+        self.effects();
+        self.gone(pid);
+        assert_eq!(launches(&self.effects()), [] as [bool; 0]);
+        assert_eq!(self.condition(), Condition::BackingOff { reason: "it exited with 70".to_owned() });
+        assert_eq!(launches(&self.pass(Duration::from_millis(pause_ms - 1))), [] as [bool; 0], "{pid}: {pause_ms}");
+        assert_eq!(launches(&self.pass(Duration::from_millis(1))), [false], "{pid}: {pause_ms}");
     }
 
     /// Lets time pass, with all ticks that are due, and collects what they do.
@@ -169,16 +187,8 @@ fn dead_replica_is_launched_at_once_and_in_a_crash_loop_later_and_later() {
     rig.gone(10);
     assert_eq!(launches(&rig.effects()), [false]);
     assert_eq!(rig.condition(), Condition::Starting);
-    for (pid, pause_ms) in [(11, PAUSE_MIN_MS), (12, 2 * PAUSE_MIN_MS), (13, PAUSE_SERVED_MAX_MS)] {
-        rig.supervisor.launched(NAME, process(pid), rig.now);
-        rig.register(u64::from(pid), NAME, pid).unwrap();
-        rig.answer(u64::from(pid));
-        rig.effects();
-        rig.gone(pid);
-        assert_eq!(launches(&rig.effects()), [] as [bool; 0]);
-        assert_eq!(rig.condition(), Condition::BackingOff { reason: "it exited with 70".to_owned() });
-        assert_eq!(launches(&rig.pass(Duration::from_millis(pause_ms - 1))), [] as [bool; 0]);
-        assert_eq!(launches(&rig.pass(Duration::from_millis(1))), [false]);
+    for (pid, pause_ms) in [(11, PAUSE_MIN_MS), (12, 2 * PAUSE_MIN_MS), (13, 4 * PAUSE_MIN_MS)] {
+        rig.crashes(pid, Service::Uninitialized, pause_ms);
     }
     rig.supervisor.launched(NAME, process(14), rig.now);
     rig.register(14, NAME, 14).unwrap();
@@ -187,6 +197,20 @@ fn dead_replica_is_launched_at_once_and_in_a_crash_loop_later_and_later() {
     rig.gone(14);
     assert_eq!(launches(&rig.effects()), [false], "after quiet service it is no crash loop");
     assert_eq!(rig.report().launches, 5);
+}
+
+#[test]
+fn replica_that_served_is_launched_soon_and_in_a_crash_loop_later_and_later_all_the_same() {
+    let mut rig = Rig::new(true);
+    rig.register(1, NAME, 10).unwrap();
+    rig.answer(1);
+    rig.gone(10);
+    let held = std::iter::repeat_n(PAUSE_SERVED_MAX_MS, PAUSES_SERVED_MAX as usize);
+    let first = [PAUSE_MIN_MS, 2 * PAUSE_MIN_MS].into_iter();
+    let pauses = first.chain(held).chain([2, 4].map(|times| times * PAUSE_SERVED_MAX_MS));
+    for (pid, pause_ms) in (11..).zip(pauses) {
+        rig.crashes(pid, Service::InService, pause_ms);
+    }
 }
 
 #[test]
