@@ -350,7 +350,12 @@ fn shows_a_lost(stage: &Stage, since: &Moment, client: u32, servers: &[Node], ki
     let end = last.unwrap_or_default().saturating_sub(UNDER_WAY);
     for (node, name) in servers.iter().map(|node| (*node, stage.console_name(*node))) {
         let of_server = stage.lines_since(since, Console::Node(node));
-        for request in 1..end {
+        // What a client sent before it had a connection, or when it had one no longer, it took back: that was not lost.
+        let taken = format!("] Received <C{client}, {name}, ");
+        let numbers = of_server.iter().filter(|line| line.ends_with(", request>"));
+        let came: BTreeSet<u32> = numbers.filter_map(|line| number_in(line, &taken)).collect();
+        let (Some(lowest), Some(highest)) = (came.first(), came.last()) else { continue };
+        for request in (lowest + 1)..end.min(*highest) {
             let left = format!("<C{client}, {name}, {request}, {kind}>");
             let (from, to) = match kind {
                 "request" => {
