@@ -162,18 +162,20 @@ pub(super) fn run(plan: &Plan, place: &Place) -> Outcome {
         return Err(why.into());
     }
     let missed = summary(plan, &times);
+    let elapsed = start.elapsed();
     let looks = monitor.looks_min();
     println!(
         "{done} faults in {:.0} s; {judged} operations answered, linearizable; no false alarm; never fewer voters than \
          {}, and whoever was not hurt was one of them at each of at least {looks} looks",
-        start.elapsed().as_secs_f64(),
+        elapsed.as_secs_f64(),
         stage.cluster.layout().shape.server_rf
     );
     if looks == 0 {
         return Err("a replica was never seen".into());
     }
-    if done < plan.faults {
-        return Err(format!("{done} faults of {} in {} minutes", plan.faults, plan.limit.as_secs() / 60).into());
+    if done < plan.faults || elapsed > plan.limit {
+        let (seconds, minutes) = (elapsed.as_secs(), plan.limit.as_secs() / 60);
+        return Err(format!("{done} faults of {} in {seconds} s; the limit is {minutes} minutes", plan.faults).into());
     }
     stage.done()?;
     if missed { Err("a target was missed".into()) } else { Ok(()) }
