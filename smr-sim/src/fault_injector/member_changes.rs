@@ -55,15 +55,18 @@ pub(super) fn ask_to_scale<W: Workload>(world: &mut World<W>, leader: usize, rep
 fn draw<W: Workload>(world: &World<W>, rng: &mut SimRng, configuration: &Configuration) -> Option<Change> {
     let voters: Vec<NodeId> = configuration.voters.iter().copied().collect();
     let learners: Vec<NodeId> = configuration.learners.iter().copied().collect();
+    // As for voters: who is promoted while its directory is lost would be counted on for ever.
+    let is_there = |node: &NodeId| world.nodes.iter().any(|machine| machine.id == *node);
+    let sound_learners: Vec<NodeId> = learners.iter().copied().filter(is_there).collect();
     let outside: Vec<NodeId> =
         world.nodes.iter().map(|node| node.id).filter(|node| !configuration.is_member(*node)).collect();
     let some = |rng: &mut SimRng, nodes: &[NodeId]| (!nodes.is_empty()).then(|| rng.pick(nodes));
     Some(match rng.below(10) {
         0..=3 => Change::AddLearner(some(rng, &outside)?),
         4 => Change::RemoveLearner(some(rng, &learners)?),
-        5 => Change::Replace { incoming: some(rng, &learners)?, outgoing: some(rng, &voters)? },
+        5 => Change::Replace { incoming: some(rng, &sound_learners)?, outgoing: some(rng, &voters)? },
         6..=7 => {
-            let joining = some(rng, &learners)?;
+            let joining = some(rng, &sound_learners)?;
             Change::Voters(voters.into_iter().chain([joining]).collect())
         }
         8 => {
@@ -71,7 +74,9 @@ fn draw<W: Workload>(world: &World<W>, rng: &mut SimRng, configuration: &Configu
             Change::Voters(voters.into_iter().filter(|voter| *voter != leaving).collect())
         }
         // An empty set, too: it is refused.
-        _ => Change::Voters(voters.into_iter().chain(learners).filter(|_| rng.chance(600)).collect::<BTreeSet<_>>()),
+        _ => Change::Voters(
+            voters.into_iter().chain(sound_learners).filter(|_| rng.chance(600)).collect::<BTreeSet<_>>(),
+        ),
     })
 }
 
