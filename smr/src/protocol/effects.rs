@@ -86,7 +86,7 @@ impl<M> Write<M> {
         Write { id, hard_state, log, then }
     }
 
-    /// Its number, for [`Input::Durable`].
+    /// Its number, for [`Input::Durable`](super::Input::Durable).
     pub fn id(&self) -> WriteId {
         self.id
     }

@@ -101,12 +101,12 @@ pub enum Report {
     },
     /// The newcomer lacks no more than was written a moment ago: it may be made a member.
     CaughtUp {
-        /// From [`Input::Join`].
+        /// From [`Input::Join`](super::Input::Join).
         epoch: Term,
         /// The newcomer.
         newcomer: NodeId,
     },
-    /// A lease is wanted, to be answered with [`Input::LeaseGranted`].
+    /// A lease is wanted, to be answered with [`Input::LeaseGranted`](super::Input::LeaseGranted).
     LeaseWanted {
         /// The epoch in which this member acts.
         epoch: Term,

@@ -24,7 +24,7 @@ pub struct CoreStatus {
     pub commit: Index,
     /// The last entry that has reached its own device.
     pub durable: Index,
-    /// The log's size, from the start to the end, by [`Entry::size_bytes`].
+    /// The log's size, from the start to the end, by [`Entry::size_bytes`](crate::entry::Entry::size_bytes).
     pub log_bytes: usize,
     /// The configuration in force and the entry that carried it.
     pub configuration: Configuration,
@@ -36,7 +36,7 @@ pub struct CoreStatus {
     pub peers: Vec<PeerStatus>,
 }
 
-/// What a log in memory holds, in bytes of entries ([`Entry::size_bytes`]).
+/// What a log in memory holds, in bytes of entries ([`Entry::size_bytes`](crate::entry::Entry::size_bytes)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogLoad {
     /// After the newest snapshot: what the next one makes dispensable.
