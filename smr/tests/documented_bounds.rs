@@ -15,6 +15,7 @@ const ROWS: &[(&str, &[&str])] = &[
         "changes that a replica remembers for watches",
         &["service:notifications/recent.rs:KEPT_MAX_BYTES", "service:notifications/recent.rs:KEPT_MAX"],
     ),
+    ("questions of watches that a server keeps", &["server:watch.rs:HELD_MAX", "proto:watch.rs:HOLD_MAX_MS"]),
     ("answers of one connection that have not left", &["service:limits.rs:CONNECTION_IN_FLIGHT_MAX_BYTES"]),
     (
         "requests and answers of all connections",
@@ -85,8 +86,11 @@ const TOLD_IN_WORDS: &[&str] = &[
 fn value(constant: &str) -> u64 {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (file, name) = constant.rsplit_once(':').unwrap();
-    let path = match file.strip_prefix("service:") {
-        Some(file) => root.join("../smr-service/src").join(file),
+    let path = match file.split_once(':') {
+        Some(("service", file)) => root.join("../smr-service/src").join(file),
+        Some(("proto", file)) => root.join("../madkv-proto/src").join(file),
+        Some(("server", file)) => root.join("../madkv-server/src").join(file),
+        Some((other, _)) => panic!("no crate is called {other}"),
         None => root.join("src").join(file),
     };
     let source = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
