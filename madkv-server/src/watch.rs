@@ -6,8 +6,8 @@
 //! it. While no one watches it costs a copy of the command to the end of the last one.
 //!
 //! A server keeps a question to which there is nothing new for a while ([`Holding`]). Whoever waits has asked the state
-//! first, between two commands; that arms a bell, and the next command rings it. So a write that no one waits for looks
-//! at a flag, and none takes a lock.
+//! first, between two commands; that arms a bell, and the next entry rings it, whatever key it is about. So a write
+//! that no one waits for looks at a flag, and none takes a lock.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -75,7 +75,7 @@ impl Arbiter {
         self.proposed.as_ref().is_none_or(|next| next.first().name != name)
     }
 
-    /// Whom an operator wants to be first, if that can be now. A wish that nobody has repeated for long is forgotten.
+    /// Whom an operator wants to be first, if that can be now. A wish that no one has repeated for long is forgotten.
     pub(super) fn wished_first(&mut self, now: Time, record: &EpochRecord) -> Option<NodeId> {
         self.promoted = self.promoted.filter(|(_, said_at)| now.since_us(*said_at) < PROMOTION_WISH_US);
         self.promoted.map(|(node, _)| node).filter(|node| self.may_be_first(*node, now, record))
