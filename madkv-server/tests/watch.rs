@@ -68,6 +68,25 @@ fn changes_are_told_once_by_entry_and_what_changes_nothing_is_not() {
     assert_eq!(ask(&map, WatchFrom::Index(11), "", "~"), WatchAnswer::Ahead { position: 9 });
 }
 
+// A watch may hear one replica after the other: one that has replayed the log, and one that began with a snapshot which
+// ends at an entry that is no command of the state.
+// covers C17
+#[test]
+fn replicas_count_entries_alike_whether_they_are_commands_or_not() {
+    let mut replayed = Map::default();
+    replayed.apply(Index(3), &put("a", "1"));
+    for index in 1..=4 {
+        replayed.passed(Index(index));
+    }
+    let mut built = Map::restore(&mut &image(&replayed)[..]).unwrap();
+    built.begins_after(Index(4));
+    for (one, other) in [(&replayed, &built), (&built, &replayed)] {
+        let (_, position, is_end) = told(ask(one, WatchFrom::Now, "", "~"));
+        assert!(is_end);
+        assert_eq!(told(ask(other, WatchFrom::Index(position + 1), "", "~")), (vec![], 4, true));
+    }
+}
+
 // covers C17
 #[test]
 fn state_and_its_image_know_nothing_of_what_is_told() {
