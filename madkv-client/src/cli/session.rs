@@ -29,7 +29,10 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_SIGNAL: u8 = 128;
 
 /// Runs a command line, the program's name included, and returns the exit code.
-pub fn run(line: impl IntoIterator<Item = OsString>, host: Option<&dyn Host>) -> u8 {
+///
+/// It takes no iterator: whatever is generic here, all of the command line behind it included, is compiled again in
+/// each crate that calls it.
+pub fn run(line: Vec<OsString>, host: Option<&dyn Host>) -> u8 {
     if let Err(fatal) = process::outlive_signals(&[Signal::XFSZ]) {
         process::say(PROGRAM, &fatal.to_string());
         return EXIT_FAILED;
