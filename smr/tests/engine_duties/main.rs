@@ -10,6 +10,7 @@ mod checkpoints;
 mod digests;
 mod full_disk;
 mod kept;
+mod members;
 mod requests;
 mod stage;
 mod versions;

@@ -57,6 +57,11 @@ impl Admin<Core> for NoAdmin {
         reply.send(Outcome::Refused("not here".to_owned()));
     }
 
+    /// As operators of a group that changes its members by its own log.
+    fn needs_confirmation(&self, request: &AdminRequest) -> bool {
+        matches!(request, AdminRequest::Scale { .. })
+    }
+
     fn tick(&mut self, _: AdminContext<'_, Core>) {}
 
     fn next_tick(&self) -> Option<Time> {

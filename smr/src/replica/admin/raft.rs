@@ -307,6 +307,15 @@ mod tests {
         }
     }
 
+    // covers M12
+    #[test]
+    fn members_are_changed_only_by_a_leader_that_is_confirmed() {
+        let admin = RaftAdmin::default();
+        let needs = |request| Admin::<crate::raft::Raft>::needs_confirmation(&admin, &request);
+        assert!(needs(AdminRequest::Scale { replicas: Addresses::default() }));
+        assert!(!needs(AdminRequest::Transfer { to: ReplicaId(1) }), "its own term decides that");
+    }
+
     // covers E21
     #[test]
     fn leader_that_ends_hands_over_to_a_voter_whose_disk_keeps_up() {
