@@ -8,6 +8,7 @@
 //! - [`assignment`] and [`register`]: which part of the cluster this replica is, learnt from the manager and
 //!   remembered.
 //! - [`service_link`]: the way to the manager where that names the members of the group.
+//! - [`service_replica`]: how a server of a service beside this one becomes a replica that the managers know.
 //! - `agent_link`: what the agent of this host hears of it.
 //! - [`settings`]: what operators change while everything runs.
 //! - [`trace`]: the messages of `--trace_messages`; [`why`]: where the time of one write went.
@@ -32,6 +33,7 @@ mod packed;
 pub mod register;
 pub mod run;
 pub mod service_link;
+pub mod service_replica;
 pub mod settings;
 pub mod trace;
 pub mod watch;
