@@ -107,10 +107,10 @@ fn command_line_client_has_no_log_engine_and_no_state_machine() {
 }
 
 #[test]
-fn factory_has_no_log_engine_and_no_key_value_store() {
-    let crates = tree(&["factory"]);
-    assert_without(&crates, &["sled", "madkv-proto", "madkv-client", "madkv-server", "madkv-manager"]);
-    assert_without(&crates, &HTTP);
+fn services_beside_the_store_need_neither_its_client_nor_its_manager() {
+    for name in ["factory", "voting"] {
+        assert_without(&tree(&[name]), &["madkv-client", "madkv-manager"]);
+    }
 }
 
 #[test]

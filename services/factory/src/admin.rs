@@ -84,6 +84,22 @@ impl Group {
         ids.sort_unstable();
         ids
     }
+
+    /// Whether one who says that it is factory `id` of this group, and has dialled `to`, may come in.
+    ///
+    /// # Errors
+    /// Why not, for a person.
+    pub fn check(&self, id: ServerId, to: ServerId, group: &[ServerId]) -> Result<(), String> {
+        if to != self.id {
+            return Err(format!("this is server {}, not {to}", self.id));
+        }
+        let ids = self.ids();
+        if group != ids || !self.others.contains_key(&id) {
+            let list = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Err(format!("the servers of this group are {list}; the command lines differ"));
+        }
+        Ok(())
+    }
 }
 
 /// A connection to another factory, or the attempt.

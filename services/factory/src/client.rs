@@ -7,15 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use smr::internals::reach;
+use smr_service::address::is_same;
 use smr_service::args::{BadArgument, check_address};
 use smr_service::process::{self, Fatal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::managed;
+use crate::managed::customer::GaveUp;
+use crate::managed::managers::Managers;
 use crate::message::{
-    CUSTOMER_FRAME_MAX_BYTES, CustomerAnswer, CustomerRequest, Dialler, Indexes, KIND_CUSTOMER_ANSWER,
-    KIND_CUSTOMER_REQUEST, ORDER, READ,
+    CustomerAnswer, CustomerRequest, Indexes, KIND_CUSTOMER_ANSWER, KIND_CUSTOMER_REQUEST, ORDER, READ,
 };
 use crate::wire::{self, Connection};
 
@@ -27,8 +29,6 @@ const SCAN: i32 = 3;
 const CUSTOMERS_MAX: i32 = 4096;
 /// How long a server that is not there yet is waited for, in milliseconds.
 const CONNECT_WAIT_MS: u64 = 5_000;
-/// How long one attempt may take, in milliseconds.
-const CONNECT_ATTEMPT_MS: u64 = 1_000;
 /// How long to wait before the next attempt, in milliseconds.
 const CONNECT_PAUSE_MS: u64 = 50;
 /// How often a linearizable read is sent on to another server.
@@ -69,16 +69,19 @@ pub struct Options {
     /// Write each acknowledged order to this file: customer, order, index
     #[arg(long, value_name = "FILE")]
     pub acknowledged: Option<PathBuf>,
-    /// The managers that know who produces; not available yet
+    /// The managers that decide who produces: customers go on at another factory when theirs dies
     #[arg(long = "managers", value_name = "ADDRESSES")]
     pub managers: Option<String>,
+    /// With --managers: the number of the factories' group in their layout; 0 by default
+    #[arg(long = "partition_id", value_name = "N", allow_negative_numbers = true)]
+    pub partition_id: Option<u16>,
 }
 
 impl Options {
     fn check(&self) -> Result<String, BadArgument> {
         let bad = |what: String| Err(BadArgument(what));
-        if self.managers.is_some() {
-            return bad("--managers is not available yet; name the factory that is to produce".to_owned());
+        if self.managers.is_none() && self.partition_id.is_some() {
+            return bad("--partition_id is for factories with --managers".to_owned());
         }
         let address = format!("{}:{}", self.ip, self.port);
         check_address("the factory", &address)?;
@@ -152,20 +155,30 @@ enum Stopped {
 struct Shared {
     options: Options,
     address: String,
+    /// With managers: all factories, and which one is named.
+    managed: Option<(Arc<[String]>, usize)>,
     stop: AtomicBool,
     notes: Option<mpsc::Sender<Acknowledged>>,
 }
 
+/// Whom a customer asks.
+enum Way {
+    /// The factory that is named.
+    One(Connection),
+    /// That one first, and others if it dies.
+    Any(managed::customer::Customer),
+}
+
 struct Customer {
     shared: Arc<Shared>,
-    connection: Connection,
+    way: Way,
     times: Times,
 }
 
 async fn connect(address: &str) -> io::Result<Connection> {
     let deadline = Instant::now() + Duration::from_millis(CONNECT_WAIT_MS);
     loop {
-        match connect_once(address).await {
+        match wire::connect_as_customer(address).await {
             Err(error) if error.kind() != io::ErrorKind::PermissionDenied && Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(CONNECT_PAUSE_MS)).await;
             }
@@ -174,25 +187,22 @@ async fn connect(address: &str) -> io::Result<Connection> {
     }
 }
 
-async fn connect_once(address: &str) -> io::Result<Connection> {
-    let stream = reach::connect(address, Duration::from_millis(CONNECT_ATTEMPT_MS)).await?;
-    let mut connection = wire::prepare(stream)?;
-    connection.greet(Dialler::Customer, CUSTOMER_FRAME_MAX_BYTES).await?;
-    Ok(connection)
-}
-
 impl Customer {
     async fn ask(&mut self, request: CustomerRequest) -> Result<CustomerAnswer, Stopped> {
+        let connection = match &mut self.way {
+            Way::One(connection) => connection,
+            Way::Any(customer) => return customer.ask(request).await.map_err(gave_up),
+        };
         let mut sent_on = 0;
         loop {
-            self.connection.send(KIND_CUSTOMER_REQUEST, &request).await.map_err(|_| Stopped::ServerGone)?;
-            let answer = self.connection.receive(KIND_CUSTOMER_ANSWER).await;
+            connection.send(KIND_CUSTOMER_REQUEST, &request).await.map_err(|_| Stopped::ServerGone)?;
+            let answer = connection.receive(KIND_CUSTOMER_ANSWER).await;
             match answer.ok().flatten().ok_or(Stopped::ServerGone)? {
                 // Reads only: an order goes to the factory that the command line names.
                 CustomerAnswer::NotDone { ask: Some(address), .. } if is_read(&request) && sent_on < SENT_ON_MAX => {
                     sent_on += 1;
                     tokio::time::sleep(Duration::from_millis(SENT_ON_PAUSE_MS)).await;
-                    self.connection = connect_once(&address).await.map_err(|_| Stopped::ServerGone)?;
+                    *connection = wire::connect_as_customer(&address).await.map_err(|_| Stopped::ServerGone)?;
                 }
                 answer => return Ok(answer),
             }
@@ -200,6 +210,18 @@ impl Customer {
     }
 
     async fn order(&mut self, customer: i32, order: i32) -> Result<(), Stopped> {
+        let index = match &mut self.way {
+            Way::One(_) => self.order_at_one(customer, order).await?,
+            Way::Any(way) => way.order(customer, order).await.map_err(gave_up)?,
+        };
+        if let Some(notes) = &self.shared.notes {
+            // The writer ends after the customers.
+            let _ = notes.send(Acknowledged { customer, order, index }).await;
+        }
+        Ok(())
+    }
+
+    async fn order_at_one(&mut self, customer: i32, order: i32) -> Result<u64, Stopped> {
         let request = CustomerRequest::Request {
             customer_id: customer,
             order_number: order,
@@ -210,11 +232,7 @@ impl Customer {
             CustomerAnswer::Robot { customer_id, order_number, index, .. }
                 if (customer_id, order_number) == (customer, order) =>
             {
-                if let Some(notes) = &self.shared.notes {
-                    // The writer ends after the customers.
-                    let _ = notes.send(Acknowledged { customer, order, index }).await;
-                }
-                Ok(())
+                Ok(index)
             }
             other => Err(told(other)),
         }
@@ -268,6 +286,13 @@ impl Customer {
 
 fn is_read(request: &CustomerRequest) -> bool {
     matches!(request, CustomerRequest::Request { request_type: READ, .. })
+}
+
+fn gave_up(why: GaveUp) -> Stopped {
+    Stopped::Told(match why {
+        GaveUp::NotDone(why) => format!("not done: {why}"),
+        GaveUp::Unknown(why) => format!("the order may have been recorded: {why}"),
+    })
 }
 
 fn told(answer: CustomerAnswer) -> Stopped {
@@ -330,7 +355,11 @@ async fn all(options: &Options, address: String) -> Result<Summary, Fatal> {
         }
         None => (None, None),
     };
-    let shared = Arc::new(Shared { options: options.clone(), address, stop: AtomicBool::new(false), notes });
+    let managed = match &options.managers {
+        Some(managers) => Some(factories(options, managers, &address).await?),
+        None => None,
+    };
+    let shared = Arc::new(Shared { options: options.clone(), address, managed, stop: AtomicBool::new(false), notes });
     let mut customers = JoinSet::new();
     for number in 0..options.customers {
         customers.spawn(one(Arc::clone(&shared), number));
@@ -356,6 +385,22 @@ async fn all(options: &Options, address: String) -> Result<Summary, Fatal> {
     Ok(summary)
 }
 
+/// All factories that the managers have there, and which of them is named.
+async fn factories(options: &Options, managers: &str, address: &str) -> Result<(Arc<[String]>, usize), Fatal> {
+    let addresses = managed::server::managers_of(managers)?;
+    let managers = Managers { addresses, cluster: None, partition: options.partition_id.unwrap_or(0) };
+    let until = tokio::time::Instant::now() + Duration::from_millis(CONNECT_WAIT_MS);
+    let layout = managers.layout(Some(until), |_| {}).await.map_err(Fatal::Failed)?;
+    match layout.servers.iter().position(|factory| is_same(factory, address)) {
+        Some(named) => Ok((layout.servers.into(), named)),
+        None => {
+            let (partition, there) = (managers.partition, layout.servers.join(", "));
+            let what = format!("{address} is none of the factories that the managers have in s{partition}: {there}");
+            Err(BadArgument(what).into())
+        }
+    }
+}
+
 /// How one customer ended early.
 enum End {
     Stopped(Stopped),
@@ -363,16 +408,19 @@ enum End {
 }
 
 async fn one(shared: Arc<Shared>, number: i32) -> (Times, String, Result<(), End>) {
-    let connection = match connect(&shared.address).await {
-        Ok(connection) => connection,
-        Err(error) => {
-            let what = format!("cannot reach the factory at {}: {error}", shared.address);
-            return (Times::default(), String::new(), Err(End::Unreachable(what)));
-        }
+    let way = match &shared.managed {
+        Some((factories, named)) => Way::Any(managed::customer::Customer::new(Arc::clone(factories), *named)),
+        None => match connect(&shared.address).await {
+            Ok(connection) => Way::One(connection),
+            Err(error) => {
+                let what = format!("cannot reach the factory at {}: {error}", shared.address);
+                return (Times::default(), String::new(), Err(End::Unreachable(what)));
+            }
+        },
     };
     let customer = shared.options.first_customer + number;
     let is_scan = shared.options.request_type == SCAN;
-    let mut customer_thread = Customer { shared, connection, times: Times::default() };
+    let mut customer_thread = Customer { shared, way, times: Times::default() };
     let mut text = String::new();
     let ended = if is_scan {
         let ended = customer_thread.scan(&mut text).await;

@@ -19,13 +19,17 @@
 //! | [`wire`] | greetings, and frames with a deadline |
 //! | [`admin`] | the thread that drives the core; outgoing connections |
 //! | [`listener`] | incoming connections: customers and other factories, at one port |
+//! | [`engineers`] | what is answered there |
+//! | [`managed`] | the same service on a group whose primary the managers name |
 //! | [`server`], [`client`] | the two programs |
 
 pub mod admin;
 pub mod client;
 pub mod core;
+pub mod engineers;
 pub mod listener;
 pub mod log;
+pub mod managed;
 pub mod message;
 pub mod server;
 pub mod store;

@@ -5,13 +5,14 @@
 //! be, the primary.
 
 use serde::{Deserialize, Serialize};
+use smr::id::{ClientId, ClusterId};
 use smr::version::VersionRange;
 
 use crate::log::Run;
 use crate::words::{Attempts, Entry, Epoch, Incarnation, ServerId, View, ViewId};
 
-/// The versions of all that is said here.
-pub const VERSIONS: VersionRange = VersionRange::new(2, 2);
+/// The versions of all that is said here. What groups under managers need came with version 3.
+pub const VERSIONS: VersionRange = VersionRange::new(2, 3);
 /// The first bytes of a [`Hello`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"factory\n");
 
@@ -60,6 +61,19 @@ pub enum Dialler {
         to: ServerId,
         /// All ids of the group, in order.
         group: Vec<ServerId>,
+    },
+    /// A factory of a group under managers that is about to ask them to make it the primary: to the one that is.
+    Successor {
+        /// Its id.
+        id: ServerId,
+        /// Whom it believes to have dialled.
+        to: ServerId,
+        /// All ids of the group, in order.
+        group: Vec<ServerId>,
+        /// The managers' cluster.
+        cluster: ClusterId,
+        /// The group's number in their layout.
+        partition: u16,
     },
 }
 
@@ -120,6 +134,19 @@ pub enum CustomerRequest {
     },
     /// How far the factory is.
     Indexes,
+    /// A customer of a group under managers: a session in which its orders are numbered, in whichever factory.
+    OpenSession,
+    /// An order in a session: however often it comes, and wherever, it is recorded once.
+    Numbered {
+        /// The session.
+        session: ClientId,
+        /// The number of this request in it, from 1, one after the other.
+        number: u64,
+        /// Who orders.
+        customer_id: i32,
+        /// The number of the order.
+        order_number: i32,
+    },
 }
 
 /// What a customer hears.
@@ -161,6 +188,12 @@ pub enum CustomerAnswer {
         /// Why, for a person.
         reason: String,
     },
+    /// A session was opened.
+    Session(ClientId),
+    /// There is no such session any more: nothing was done by this copy of the order.
+    SessionGone,
+    /// This factory goes by no managers: nothing was done, and it knows no sessions.
+    NoManagers,
 }
 
 /// What every node keeps track of.

@@ -17,7 +17,10 @@ use tokio::sync::mpsc;
 
 use crate::admin::{Admin, EVENTS_MAX, Event, Group};
 use crate::core::Core;
-use crate::listener::Listener;
+use crate::engineers::Engineers;
+use crate::listener::{self, Listener};
+use crate::managed;
+use crate::managed::server::{Plan, Program, RECORD_UNDER_MANAGERS, check_mode};
 use crate::message::SERVERS_MAX;
 use crate::store::Store;
 use crate::words::ServerId;
@@ -55,9 +58,9 @@ pub struct Options {
     /// End when stdin ends: for programs that start this one and may be killed
     #[arg(long = "end_with_stdin")]
     pub end_with_stdin: bool,
-    /// The managers that decide who produces; not available yet
-    #[arg(long = "managers", value_name = "ADDRESSES")]
-    pub managers: Option<String>,
+    /// Who decides who produces, if it is managers.
+    #[command(flatten)]
+    pub managed: managed::server::Flags,
 }
 
 impl Options {
@@ -67,9 +70,6 @@ impl Options {
     /// What is wrong with the command line.
     pub fn group(&self) -> Result<Group, BadArgument> {
         let bad = |what: String| Err(BadArgument(what));
-        if self.managers.is_some() {
-            return bad("--managers is not available yet; without it, who is sent orders produces".to_owned());
-        }
         if self.port == 0 {
             return bad("the port is a number from 1 to 65535".to_owned());
         }
@@ -122,19 +122,26 @@ pub fn run(options: &Options) -> Result<(), Fatal> {
     let group = Arc::new(options.group()?);
     let listen = options.listen(&group);
     let directory = options.backer_path.clone().unwrap_or_else(|| format!("./backer.factory.{}", group.id).into());
+    if let Some(managers) = &options.managed.managers {
+        if options.found_anew {
+            return Err(BadArgument("--found_anew is for factories without --managers".to_owned()).into());
+        }
+        let plan = Plan::new(&options.managed, managers, group, listen, directory, options.end_with_stdin)?;
+        return managed::server::run(plan, Program { name: PROGRAM, say });
+    }
+    options.managed.check_without_managers()?;
     let listener = process::bind("port", listen)?;
     process::check_directory(&directory)?;
+    check_mode(&directory, RECORD_UNDER_MANAGERS, "with --managers")?;
     let runtime = process::runtime()?;
     let (store, stored) = Store::open(RealDisk, &directory, group.id, &group.ids(), || rand::rng().random())
         .map_err(|error| Fatal::Failed(error.to_string()))?;
     let others: BTreeSet<ServerId> = group.others.keys().copied().collect();
     let core = Core::new(group.id, &others, stored, options.found_anew);
     let mut signals = runtime.block_on(async { Signals::listen(options.end_with_stdin) })?;
-    let failed = |error: std::io::Error| Fatal::Failed(format!("cannot listen on {listen}: {error}"));
-    listener.set_nonblocking(true).map_err(failed)?;
     let listener = {
         let _inside = runtime.enter();
-        tokio::net::TcpListener::from_std(listener).map_err(failed)?
+        listener::adopt(listener, listen)?
     };
     let (events, incoming) = mpsc::channel(EVENTS_MAX);
     let admin = Admin::new(Arc::clone(&group), core, store, runtime.handle().clone(), events.clone(), say);
@@ -152,7 +159,7 @@ pub fn run(options: &Options) -> Result<(), Fatal> {
     if !group.others.is_empty() {
         say("a broken connection counts as a dead server here: where links can fail, acknowledged orders can be lost");
     }
-    runtime.spawn(Listener::new(group, shared, events.clone()).open(listener));
+    runtime.spawn(Listener::new(Engineers::new(group, shared, events.clone())).open(listener));
     runtime.spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use smr::codec;
+use smr::internals::reach;
 use smr::version::VersionRange;
 use smr::wire::{FrameReader, WireError, write_all};
 use tokio::net::TcpStream;
@@ -13,10 +14,13 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use crate::message::{
-    Dialler, GREETING_MAX_BYTES, Hello, KIND_HELLO, KIND_REFUSAL, KIND_WELCOME, MAGIC, Refusal, VERSIONS, Welcome,
+    CUSTOMER_FRAME_MAX_BYTES, Dialler, GREETING_MAX_BYTES, Hello, KIND_HELLO, KIND_REFUSAL, KIND_WELCOME, MAGIC,
+    Refusal, VERSIONS, Welcome,
 };
 use crate::words::ServerId;
 
+/// How long a customer's connection may take to be made, in milliseconds.
+const CONNECT_TIMEOUT_MS: u64 = 1_000;
 /// How long the other side may take for a greeting, in milliseconds.
 const GREETING_TIMEOUT_MS: u64 = 5_000;
 /// How long the other side may take no byte of what is written, in milliseconds.
@@ -55,6 +59,17 @@ pub fn prepare(stream: TcpStream) -> io::Result<Connection> {
     set_tcp_user_timeout(&stream, UNHEARD_MAX_MS)?;
     let (reader, writer) = stream.into_split();
     Ok(Connection { reader: FrameReader::new(reader, GREETING_MAX_BYTES), writer })
+}
+
+/// Connects to a factory, as a customer.
+///
+/// # Errors
+/// If it is not there, or refuses.
+pub async fn connect_as_customer(address: &str) -> io::Result<Connection> {
+    let stream = reach::connect(address, Duration::from_millis(CONNECT_TIMEOUT_MS)).await?;
+    let mut connection = prepare(stream)?;
+    connection.greet(Dialler::Customer, CUSTOMER_FRAME_MAX_BYTES).await?;
+    Ok(connection)
 }
 
 fn invalid(what: impl Into<String>) -> io::Error {

@@ -190,7 +190,7 @@ fn wrong_use_is_answered_with_one_line() {
     };
     let peers = "1 127.0.0.1 7001 2 127.0.0.1 7002";
     for (words, part) in [
-        (format!("7000 0 2 {peers} --managers 127.0.0.1:1"), "--managers is not available yet"),
+        (format!("7000 0 2 {peers} --partition_id 1"), "--partition_id is for factories with --managers"),
         ("7000 0 2 1 127.0.0.1 7001".to_owned(), "2 peers are 6 words"),
         (format!("7000 1 2 {peers}"), "peer 1 has this factory's own id"),
         (format!("7000 3 3 {peers} 2 127.0.0.1 7003"), "peer 2 is given twice"),
@@ -208,7 +208,7 @@ fn wrong_use_is_answered_with_one_line() {
         ("127.0.0.1 7000 1 1 4", "request type 4"),
         ("127.0.0.1 7000 0 1 1", "0 customers"),
         ("127.0.0.1 7000 1 -1 1", "not negative"),
-        ("127.0.0.1 7000 1 1 1 --managers x:1", "--managers is not available yet"),
+        ("127.0.0.1 7000 1 1 1 --partition_id 1", "--partition_id is for factories with --managers"),
         ("127.0.0.1 7000 1 1", "REQUEST TYPE"),
     ] {
         let (code, text) = line(CLIENT, words);

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use madkv_testkit::launcher::sync_flags;
 use madkv_testkit::ports::Ports;
 use madkv_testkit::process::Process;
 use madkv_testkit::wait::wait_for;
@@ -36,10 +37,33 @@ pub(crate) struct Indexes {
 /// The group.
 pub(crate) struct Group {
     pub(crate) servers: Vec<Process>,
+    /// The manager, if the group is under one.
+    pub(crate) manager: Option<Process>,
+    /// What each client is told besides.
+    pub(crate) client_flags: Vec<String>,
     ports: Ports,
     pub(crate) directory: TempDir,
     client: PathBuf,
     clients: u32,
+}
+
+/// Runs a client to its end.
+fn ran(command: &mut Command) -> io::Result<Ran> {
+    let Output { status, stdout, stderr } = command.output()?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Ran { stdout: text(stdout), stderr: text(stderr), code: status.code() })
+}
+
+/// The command line of a server.
+fn server_line(directory: &Path, first_port: u16, servers: u16, id: u16) -> Vec<String> {
+    let mut line = vec![(first_port + id).to_string(), id.to_string(), (servers - 1).to_string()];
+    for peer in (0..servers).filter(|&peer| peer != id) {
+        line.extend([peer.to_string(), "127.0.0.1".to_owned(), (first_port + peer).to_string()]);
+    }
+    let backer = directory.join(format!("server.{id}"));
+    line.extend(["--backer_path".to_owned(), backer.display().to_string()]);
+    line.extend(["--listen_host", "127.0.0.1", "--end_with_stdin"].map(str::to_owned));
+    line
 }
 
 impl Group {
@@ -49,19 +73,58 @@ impl Group {
         let ports = Ports::claim(servers)?;
         let first = ports.first();
         let processes = (0..servers).map(|id| {
-            let mut line = vec![(first + id).to_string(), id.to_string(), (servers - 1).to_string()];
-            for peer in (0..servers).filter(|&peer| peer != id) {
-                line.extend([peer.to_string(), "127.0.0.1".to_owned(), (first + peer).to_string()]);
-            }
-            let backer = directory.path().join(format!("server.{id}"));
-            line.extend(["--backer_path".to_owned(), backer.display().to_string()]);
-            line.extend(["--listen_host".to_owned(), "127.0.0.1".to_owned(), "--end_with_stdin".to_owned()]);
+            let line = server_line(directory.path(), first, servers, id);
             let log = directory.path().join(format!("server.{id}.log"));
             let line = line.into_iter().map(OsString::from).collect();
             Process::new(server.to_path_buf(), line, log).with_stdin()
         });
         let servers = processes.collect();
-        Ok(Group { servers, ports, directory, client: client.to_path_buf(), clients: 0 })
+        let (client, client_flags) = (client.to_path_buf(), Vec::new());
+        Ok(Group { servers, manager: None, client_flags, ports, directory, client, clients: 0 })
+    }
+
+    /// A group of this kind under a manager, which runs; its clients know that, too.
+    pub(crate) fn under_manager(
+        kind: &str,
+        servers: u16,
+        [server, client, manager]: [&Path; 3],
+        manager_flags: &[&str],
+    ) -> io::Result<Group> {
+        let mut group = Group::new(servers, server, client)?;
+        // Those of the customers, those of the replicas, and two of the manager.
+        group.ports = Ports::claim(2 * servers + 2)?;
+        let first = group.ports.first();
+        let loopback = |port: u16| format!("127.0.0.1:{port}");
+        let (listen, p2p) = (loopback(first + 2 * servers), loopback(first + 2 * servers + 1));
+        let sync = sync_flags(group.directory.path());
+        let addresses = (0..servers).map(|id| loopback(first + id)).collect::<Vec<_>>().join(",");
+        let (size, backer) = (servers.to_string(), group.directory.path().join("manager").display().to_string());
+        let line = [
+            ["--replica_id", "0"],
+            ["--man_listen", &listen],
+            ["--p2p_listen", &p2p],
+            ["--peer_addrs", "none"],
+            ["--server_rf", &size],
+            ["--protocol", kind],
+            ["--server_addrs", &addresses],
+            ["--backer_path", &backer],
+        ];
+        let line = line.iter().flatten().chain(manager_flags).chain(&["--end_with_stdin"]).map(OsString::from);
+        let log = group.directory.path().join("manager.log");
+        let line = line.chain(sync.iter().cloned()).collect();
+        let mut process = Process::new(manager.to_path_buf(), line, log).with_stdin();
+        process.start()?;
+        group.manager = Some(process);
+        group.client_flags = vec!["--managers".to_owned(), listen.clone()];
+        for id in 0..servers {
+            let mut line = server_line(group.directory.path(), first, servers, id);
+            line.extend(["--managers", &listen, "--p2p_offset", &size].map(str::to_owned));
+            let line = line.into_iter().map(OsString::from).chain(sync.iter().cloned()).collect();
+            let log = group.directory.path().join(format!("server.{id}.log"));
+            group.servers[usize::from(id)] = Process::new(server.to_path_buf(), line, log).with_stdin();
+            group.start_server(id)?;
+        }
+        Ok(group)
     }
 
     /// A group that runs, and takes connections.
@@ -103,9 +166,7 @@ impl Group {
 
     /// Runs a client of server `id` to its end.
     pub(crate) fn client(&self, id: u16, rest: &[&str]) -> io::Result<Ran> {
-        let Output { status, stdout, stderr } = self.command(id, rest).output()?;
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Ran { stdout: text(stdout), stderr: text(stderr), code: status.code() })
+        ran(self.command(id, rest).args(&self.client_flags))
     }
 
     /// Starts a client of server `id`, its output in a log.
@@ -113,7 +174,8 @@ impl Group {
         self.clients += 1;
         let log = self.directory.path().join(format!("client.{}.log", self.clients));
         let port = self.port(id).to_string();
-        let line = ["127.0.0.1", &port].iter().chain(rest).map(OsString::from).collect();
+        let line = ["127.0.0.1", &port].into_iter().chain(rest.iter().copied());
+        let line = line.chain(self.client_flags.iter().map(String::as_str)).map(OsString::from).collect();
         let mut process = Process::new(self.client.clone(), line, log);
         process.start()?;
         Ok(process)
@@ -126,9 +188,9 @@ impl Group {
         if ran.code == Some(0) && ran.stderr.is_empty() { Ok(()) } else { Err(io::Error::other(ran.stderr)) }
     }
 
-    /// The records of server `id`, as type 3 prints them.
+    /// The records of server `id`, of no other one, as type 3 prints them.
     pub(crate) fn scan(&self, id: u16, last_customer: u32, flags: &[&str]) -> io::Result<Ran> {
-        self.client(id, &[&["1", &last_customer.to_string(), "3"], flags].concat())
+        ran(&mut self.command(id, &[&["1", &last_customer.to_string(), "3"], flags].concat()))
     }
 
     /// The same, by customer.
