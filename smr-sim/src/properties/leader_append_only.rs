@@ -21,6 +21,8 @@ pub(super) struct LeaderAppendOnly {
     elected: Vec<(NodeId, Term)>,
     /// The terms that nodes are in.
     terms: BTreeMap<NodeId, Term>,
+    /// Those that nodes were in when the step began in which they came to others.
+    terms_before: BTreeMap<NodeId, Term>,
     /// The last index that was committed in each term.
     committed: BTreeMap<Term, Index>,
 }
@@ -28,13 +30,35 @@ pub(super) struct LeaderAppendOnly {
 impl LeaderAppendOnly {
     fn enters(&mut self, node: NodeId, term: Term) {
         let known = self.terms.entry(node).or_insert(term);
-        *known = term.max(*known);
+        if term > *known {
+            self.terms_before.entry(node).or_insert(*known);
+            *known = term;
+        }
     }
 
     /// The term in which an index was committed, or a later one.
     fn committed_in(&self, index: Index) -> Option<Term> {
         self.committed.iter().find(|(_, last)| **last >= index).map(|(term, _)| *term)
     }
+
+    /// Whether `node`, which removes the entry at `index` by this write, or whoever had it do so, must have it.
+    fn must_have(&self, node: NodeId, index: Index, log: &[LogChange]) -> bool {
+        let Some((committed, own)) = self.committed_in(index).zip(self.terms.get(&node)) else { return true };
+        let before = self.terms_before.get(&node).unwrap_or(own);
+        // Whoever led it to remove the entry was of the term of what came in its place, or of a later one.
+        let by_later = |replacement: Term| replacement >= committed;
+        committed <= *own && (committed <= *before || replacement(index, log).is_none_or(by_later))
+    }
+}
+
+/// The term of what first takes the place of the entry at `index`.
+fn replacement(index: Index, log: &[LogChange]) -> Option<Term> {
+    let removed = log.iter().position(|change| matches!(change, LogChange::RemoveFrom(from) if *from <= index))?;
+    let appended = log[removed..].iter().filter_map(|change| match change {
+        LogChange::Append(entries) => Some(entries),
+        _ => None,
+    });
+    appended.flatten().find(|entry| entry.id.index == index).map(|entry| entry.id.term)
 }
 
 impl Property for LeaderAppendOnly {
@@ -72,13 +96,9 @@ impl Property for LeaderAppendOnly {
                 if let Some(hard_state) = write.hard_state() {
                     self.enters(*node, hard_state.term);
                 }
-                let own = self.terms.get(node).copied();
-                let must_know = |index: Index| match (self.committed_in(index), own) {
-                    (Some(committed), Some(own)) => committed <= own,
-                    _ => true,
-                };
                 for (id, chain) in ledger.removed() {
-                    if ledger.committed_at(id.index) == Some((*id, *chain)) && must_know(id.index) {
+                    let is_committed = ledger.committed_at(id.index) == Some((*id, *chain));
+                    if is_committed && self.must_have(*node, id.index, write.log()) {
                         return Err(format!("{node} removes {id}, which is committed"));
                     }
                 }
@@ -107,6 +127,7 @@ impl Property for LeaderAppendOnly {
 
     fn after_step(&mut self, _view: &View<'_>, _ledger: &Ledger) -> Result<(), String> {
         self.leaders.extend(self.elected.drain(..));
+        self.terms_before.clear();
         Ok(())
     }
 }
@@ -165,6 +186,31 @@ mod tests {
             play.follows(A, own_term, Some(C)).unwrap();
             let removed = play.writes(A, None, vec![LogChange::RemoveFrom(Index(2)), append(&[noop(2, 3)])]);
             assert_eq!(removed.is_ok(), may, "{removed:?}");
+        }
+    }
+
+    // covers L3
+    #[test]
+    fn what_took_the_place_of_an_entry_tells_in_which_of_two_terms_of_one_step_it_was_removed() {
+        let committed_by_b_in_4 = || {
+            let mut play = Play::new(LeaderAppendOnly::default());
+            play.writes(A, None, vec![append(&[noop(1, 1), noop(2, 2)])]).unwrap();
+            play.leads(B, 4).unwrap();
+            play.step().unwrap();
+            play.applies(B, noop(1, 1)).unwrap();
+            play.applies(B, noop(2, 2)).unwrap();
+            play
+        };
+        for (replacement_term, knew, may) in [(3, false, true), (4, false, false), (3, true, false)] {
+            let mut play = committed_by_b_in_4();
+            play.follows(A, 3, Some(C)).unwrap();
+            play.follows(A, 4, Some(B)).unwrap();
+            if knew {
+                play.step().unwrap();
+            }
+            let change = vec![LogChange::RemoveFrom(Index(2)), append(&[noop(2, replacement_term)])];
+            let removed = play.writes(A, None, change);
+            assert_eq!(removed.is_ok(), may, "{replacement_term} {knew}: {removed:?}");
         }
     }
 }
