@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use madkv_proto::control::{ControlReply, ControlRequest, Membership};
 use madkv_proto::frames::{ClientRequest, ClientResponse};
+use madkv_proto::group_service::GroupService;
 use madkv_proto::slots::slot_of;
 use smr::epoch::GroupKind;
 use smr::id::ClusterId;
@@ -14,6 +15,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+#[cfg(feature = "cli")]
+use crate::client::no_store;
 use crate::client::refusal;
 use crate::limits::STATUS_TIMEOUT;
 use crate::{Client, Error, Group, Link};
@@ -31,6 +34,8 @@ pub struct ClusterStatus {
     pub membership: Option<Membership>,
     /// The kinds of the partitions' groups, by partition; empty if no manager of this build says so.
     pub kinds: Vec<GroupKind>,
+    /// The services of the partitions' groups, by partition; empty if no manager of this build says so.
+    pub services: Vec<GroupService>,
 }
 
 /// What one replica says of itself.
@@ -70,10 +75,9 @@ impl Client {
     /// Where a key is: by the map, and by what the partition's replicas say of their leader.
     ///
     /// # Errors
-    /// [`Error::Timeout`] if no manager gives a map.
+    /// [`Error::Timeout`] if no manager gives a map, and [`Error::Refused`] if that gives keys to no one.
     pub async fn place_of(&self, key: &[u8]) -> Result<KeyPlace, Error> {
-        let deadline = self.deadline();
-        let routes = self.shared.router.routes(deadline).await.map_err(|late| self.failure(late.into(), false))?;
+        let routes = self.store_routes(self.deadline()).await?;
         let partition = routes.map.partition_of(key);
         let leader = leader_of(&routes.groups[partition]).await;
         Ok(KeyPlace { slot: slot_of(key), partition, epoch: routes.map.epoch, leader })
@@ -86,11 +90,12 @@ impl Client {
         leader_of(routes.groups.get(partition)?).await.map(|(_, address)| address)
     }
 
-    /// The map, of at least this epoch if a manager has that by now.
+    /// The map, of at least this epoch if a manager has that by now, if anyone owns keys by it.
     #[cfg(feature = "cli")]
     pub(crate) async fn map_of(&self, epoch: u64) -> Result<madkv_proto::map::ClusterMap, Error> {
         let routes = self.shared.router.refreshed(epoch, self.deadline()).await;
-        routes.map(|routes| routes.map.clone()).map_err(|late| self.failure(late.into(), false))
+        let routes = routes.map_err(|late| self.failure(late.into(), false))?;
+        if routes.map.has_store() { Ok(routes.map.clone()) } else { Err(no_store()) }
     }
 
     /// Asks every replica how it is; each has a second to answer. Without a map only the managers are known.
@@ -110,8 +115,12 @@ impl Client {
             }
         }
         let until = Some(deadline);
-        let (membership, kinds, mut answers) =
-            tokio::join!(self.membership_until(until), self.kinds_until(until), tasks.join_all());
+        let (membership, kinds, services, mut answers) = tokio::join!(
+            self.membership_until(until),
+            self.kinds_until(until),
+            self.services_until(until),
+            tasks.join_all()
+        );
         answers.sort_by_key(|(place, replica, _)| (*place, *replica));
         let nodes = answers.into_iter().map(|(place, replica, status)| NodeReport {
             group: groups[place].name.clone(),
@@ -125,6 +134,7 @@ impl Client {
             nodes: nodes.collect(),
             membership: membership.ok(),
             kinds: kinds.unwrap_or_default(),
+            services: services.unwrap_or_default(),
         }
     }
 

@@ -129,7 +129,7 @@ impl Client {
         check("key", key.len(), KEY_MAX_BYTES)?;
         let deadline = self.deadline();
         let query = Query::Get { key }.encode();
-        let mut routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
+        let mut routes = self.store_routes(deadline).await?;
         let (number, mut waits) = (self.next_number(), 0);
         loop {
             let group = Arc::clone(routes.group_of(key));
@@ -156,7 +156,7 @@ impl Client {
             return Ok(Vec::new());
         }
         let deadline = self.deadline();
-        let mut routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
+        let mut routes = self.store_routes(deadline).await?;
         let (number, mut waits) = (self.next_number(), 0);
         loop {
             match self.scan_all(&routes, (from, to), number, deadline).await? {
@@ -244,7 +244,7 @@ impl Client {
         check("value", command.value().len(), VALUE_MAX_BYTES)?;
         let deadline = self.deadline();
         let command = command.encode();
-        let mut routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
+        let mut routes = self.store_routes(deadline).await?;
         let (number, mut waits) = (self.next_number(), 0);
         loop {
             let group = Arc::clone(routes.group_of(key));
@@ -336,6 +336,15 @@ impl Client {
         before(deadline, tokio::time::sleep(pause)).await.map_err(|_| self.timeout(unknown))
     }
 
+    /// The map, if anyone owns keys by it.
+    pub(crate) async fn store_routes(&self, deadline: Option<Instant>) -> Result<Arc<Routes>, Error> {
+        let routes = self.shared.router.routes(deadline).await.map_err(|_| self.timeout(false))?;
+        match routes.map.has_store() {
+            true => Ok(routes),
+            false => Err(no_store()),
+        }
+    }
+
     /// What consoles call the next request.
     fn next_number(&self) -> u32 {
         self.shared.context.names.next()
@@ -362,6 +371,12 @@ impl Client {
     pub(crate) fn timeout(&self, may_have_happened: bool) -> Error {
         Error::Timeout { after: self.shared.timeout.unwrap_or_default(), may_have_happened }
     }
+}
+
+/// What every call about keys comes to where all groups are of other services.
+pub(crate) fn no_store() -> Error {
+    let reason = "no group of this cluster is of the key-value store: all are of other services, so no one owns keys";
+    Error::Refused { reason: reason.to_owned(), may_have_happened: false }
 }
 
 /// Makes a request of session, number, lowest unanswered number and command.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use madkv_proto::control::{ControlReply, ControlRequest, Events, Membership, Settings};
 use madkv_proto::frames::ClientRequest;
+use madkv_proto::group_service::GroupService;
 use madkv_proto::settings::{parse_value, partition_of_replicas};
 use smr::epoch::GroupKind;
 use smr_service::client::{Exchange, Final};
@@ -94,6 +95,13 @@ impl Client {
     pub(crate) async fn kinds_until(&self, deadline: Option<Instant>) -> Result<Vec<GroupKind>, Error> {
         match self.control(&ControlRequest::Kinds, deadline).await? {
             ControlReply::Kinds(kinds) => Ok(kinds),
+            other => Err(senseless(&other)),
+        }
+    }
+
+    pub(crate) async fn services_until(&self, deadline: Option<Instant>) -> Result<Vec<GroupService>, Error> {
+        match self.control(&ControlRequest::Services, deadline).await? {
+            ControlReply::Services(services) => Ok(services),
             other => Err(senseless(&other)),
         }
     }

@@ -53,13 +53,16 @@ impl ClusterPace {
 }
 
 impl Client {
-    /// Asks every replica how fast its parts are; each has a second to answer. Without a map only the managers are
-    /// known.
+    /// Asks every replica of the managers and of the store how fast its parts are; each has a second to answer. Without
+    /// a map only the managers are known. Groups of other services do not know the question.
     pub async fn pace(&self) -> ClusterPace {
         let router = &self.shared.router;
         let routes = router.routes(Some(Instant::now() + STATUS_TIMEOUT)).await.ok();
         let mut groups = vec![Arc::clone(&router.managers)];
-        groups.extend(routes.iter().flat_map(|routes| routes.groups.iter().cloned()));
+        if let Some(routes) = &routes {
+            let partitions = routes.groups.iter().zip(&routes.map.partitions);
+            groups.extend(partitions.filter(|(_, part)| part.is_store).map(|(group, _)| Arc::clone(group)));
+        }
         let deadline = Instant::now() + STATUS_TIMEOUT;
         let mut tasks = JoinSet::new();
         for (place, group) in groups.iter().enumerate() {

@@ -42,13 +42,18 @@ pub(crate) struct Router {
 }
 
 impl Routes {
-    /// The group that owns `key`.
+    /// The group that owns `key`, by a map with a store.
     pub(crate) fn group_of(&self, key: &[u8]) -> &Arc<Group> {
         &self.groups[usize::from(self.slots[usize::from(slot_of(key))])]
     }
 
     fn build(context: &Arc<Context>, map: ClusterMap, former: Option<&Routes>) -> Result<Routes, String> {
         let slots = slot_table(&map)?;
+        // Which service a group is of never changes. Who was given a map with a store goes by that for all that follow.
+        let had_store = |former: &Routes| former.map.has_store();
+        if former.is_some_and(had_store) && !map.has_store() {
+            return Err("no group is of the key-value store any more".to_owned());
+        }
         let groups = map.partitions.iter().enumerate().map(|(number, partition)| {
             // Sessions, beliefs and what is under way belong to the partition, wherever its replicas are.
             let kept = former.and_then(|former| former.groups.get(number));
@@ -66,7 +71,8 @@ impl Routes {
     }
 }
 
-/// Each slot's partition. Fails if the map leaves a slot to no one or to two, or is beyond the limits.
+/// Each slot's partition. Fails if the map leaves a slot to no one or to two, or is beyond the limits. Without any
+/// group of the store no slot has an owner.
 fn slot_table(map: &ClusterMap) -> Result<Vec<u8>, String> {
     if map.partitions.is_empty() || map.partitions.len() > PARTITIONS_MAX {
         return Err(format!("{} partitions", map.partitions.len()));
@@ -79,6 +85,9 @@ fn slot_table(map: &ClusterMap) -> Result<Vec<u8>, String> {
         if !partition.slots.is_sound() {
             return Err(format!("partition {number} has slots that do not exist"));
         }
+        if !partition.is_store && !partition.slots.is_empty() {
+            return Err(format!("partition {number} is of another service, and has slots"));
+        }
         for &(first, end) in partition.slots.ranges() {
             let Some(own) = slots.get_mut(usize::from(first)..usize::from(end)) else {
                 return Err(format!("partition {number} has slots that do not exist"));
@@ -90,8 +99,8 @@ fn slot_table(map: &ClusterMap) -> Result<Vec<u8>, String> {
         }
     }
     match slots.iter().position(|owner| *owner == u8::MAX) {
-        Some(slot) => Err(format!("slot {slot} belongs to no one")),
-        None => Ok(slots),
+        Some(slot) if map.has_store() => Err(format!("slot {slot} belongs to no one")),
+        _ => Ok(slots),
     }
 }
 
@@ -241,6 +250,7 @@ mod tests {
         let partitions = borders.iter().map(|&(slot_first, slot_end)| Partition {
             slots: SlotSet::from_ranges(vec![(slot_first, slot_end)]),
             servers: vec![format!("127.0.0.1:{}", 1 + slot_first)],
+            is_store: true,
         });
         ClusterMap { cluster: ClusterId(7), epoch, partitions: partitions.collect() }
     }
@@ -279,6 +289,23 @@ mod tests {
         assert!(slot_table(&map(1, &[(200, 100), (0, SLOTS)])).is_err());
         assert!(slot_table(&map(1, &[])).is_err());
         assert!(slot_table(&map(1, &[(0, 100), (100, SLOTS)])).is_ok());
+    }
+
+    fn of_another_service(epoch: u64, slots: SlotSet) -> ClusterMap {
+        let partition = Partition { slots, servers: vec!["127.0.0.1:1".to_owned()], is_store: false };
+        ClusterMap { cluster: ClusterId(7), epoch, partitions: vec![partition] }
+    }
+
+    // covers B5 G12
+    #[test]
+    fn map_without_a_store_has_groups_and_never_comes_after_one_with_a_store() {
+        let router = router();
+        assert!(router.install(of_another_service(1, SlotSet::default())));
+        assert_eq!(router.current().unwrap().groups.len(), 1);
+        assert!(router.install(map(2, &[(0, SLOTS)])));
+        assert!(!router.install(of_another_service(3, SlotSet::default())));
+        assert_eq!(router.current().unwrap().map.epoch, 2);
+        assert!(slot_table(&of_another_service(1, SlotSet::range(0, SLOTS))).is_err(), "slots of another service");
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl Client {
         check("value", command.value().len(), VALUE_MAX_BYTES)?;
         let deadline = self.deadline();
         let (shared, encoded) = (&self.shared, command.encode());
-        let routes = shared.router.routes(deadline).await.map_err(|late| self.failure(late.into(), false))?;
+        let routes = self.store_routes(deadline).await?;
         let (group, epoch) = (routes.group_of(key), routes.map.epoch);
         // Opens the session, and with that the connection to the leader: neither is a part of this write's way.
         let begun = Write::begin(&shared.context, group, epoch, encoded, deadline).await;

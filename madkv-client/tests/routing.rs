@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fake::{Act, CLUSTER, Cluster, eventually, key_in, manager};
-use madkv_client::Error;
+use madkv_client::{Error, WatchStart};
+use madkv_proto::command::Command;
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
 use madkv_proto::map::ClusterMap;
+use madkv_proto::slot_set::SlotSet;
 use smr::id::ClusterId;
 use smr::status::Role;
 use tokio::time::Instant;
@@ -418,4 +420,33 @@ async fn transfer_and_status_reach_the_right_replicas() {
     let is_ok: Vec<bool> = status.nodes[3..].iter().map(|node| node.status.is_ok()).collect();
     assert_eq!(is_ok, [true, false, false, true, true, true]);
     assert_eq!(status.nodes[8].status.as_ref().unwrap().role, Role::Leader);
+}
+
+// covers G12
+#[tokio::test(start_paused = true)]
+async fn cluster_without_a_group_of_the_store_says_so_in_one_line_and_shows_its_replicas() {
+    let cluster = Cluster::start(2, 1).await;
+    {
+        let mut map = cluster.map.lock().unwrap();
+        for partition in &mut map.as_mut().unwrap().partitions {
+            (partition.slots, partition.is_store) = (SlotSet::default(), false);
+        }
+    }
+    let client = cluster.client(Some(10_000));
+    let watched = client.watch(b"a", b"b", WatchStart::Now).await.err().map(|error| error.to_string());
+    let errors = [
+        client.put(b"a", b"1").await.unwrap_err(),
+        client.get(b"a").await.unwrap_err(),
+        client.scan(b"a", b"b").await.unwrap_err(),
+        client.place_of(b"a").await.unwrap_err(),
+        client.why(Command::Delete { key: b"a" }).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert!(!error.may_have_happened() && error.to_string().contains("no one owns keys"), "{error}");
+        assert_eq!(watched, Some(error.to_string()));
+    }
+    let groups = client.groups(Duration::from_secs(1)).await;
+    assert_eq!(groups.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["m", "s0", "s1"]);
+    assert!(client.pace().await.nodes.iter().all(|node| node.group == "m"));
+    assert!(cluster.group(0).seen.is_empty() && cluster.group(1).seen.is_empty());
 }

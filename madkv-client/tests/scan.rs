@@ -62,15 +62,17 @@ async fn scan_partition_dead_waits_never_partial() {
     assert_eq!(scan.await.unwrap().unwrap(), all);
 }
 
-/// A partition that was just added has no slots, and perhaps no servers yet.
+/// A partition that was just added has no slots, and perhaps no servers yet; one of another service never has any.
+// covers G12
 #[tokio::test(start_paused = true)]
 async fn scan_partition_without_slots_is_not_asked() {
-    for partitions in [1, 2] {
+    for (partitions, is_store) in [(1, true), (2, true), (2, false)] {
         let cluster = Cluster::start(partitions, 1).await;
         {
             let mut map = cluster.map.lock().unwrap();
             let map = map.as_mut().unwrap();
-            map.partitions.push(Partition { slots: SlotSet::default(), servers: vec!["127.0.0.1:9".to_owned()] });
+            let servers = vec!["127.0.0.1:9".to_owned()];
+            map.partitions.push(Partition { slots: SlotSet::default(), servers, is_store });
             map.epoch = 2;
         }
         let client = cluster.client(Some(10_000));

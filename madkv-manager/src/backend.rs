@@ -235,6 +235,7 @@ fn control(request: &[u8]) -> Result<Asked, String> {
         ControlRequest::Membership => Request::Read { query: encode(&Query::Membership) },
         // They never change once there is a map.
         ControlRequest::Kinds => Request::LocalRead { query: encode(&Query::Kinds) },
+        ControlRequest::Services => Request::LocalRead { query: encode(&Query::Services) },
         ControlRequest::Promote { partition, replica } => {
             return Ok(Asked::Promote { partition, name: ReplicaId(replica) });
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use madkv_proto::control::ControlReply;
+use madkv_proto::group_service::GroupService;
 use smr::epoch::GroupKind;
 use smr::replica::{Outcome, ReplicaHandle, Request};
 use smr_service::address::are_same;
@@ -33,18 +34,24 @@ pub async fn propose(replica: ReplicaHandle, plan: Plan) -> Result<(), BadArgume
                 let servers: Vec<String> = map.partitions.into_iter().flat_map(|part| part.servers).collect();
                 let kinds = ask(&replica, Request::LocalRead { query: encode(&Query::Kinds) }).await;
                 let Some(Reply::Control(ControlReply::Kinds(kinds))) = kinds else { continue };
-                let planned = |at: usize| plan.kinds.get(at).or(plan.kinds.first()).copied();
-                let are_kinds = kinds.iter().enumerate().all(|(at, kind)| planned(at) == Some(*kind));
-                if fits && are_kinds && are_same(&servers, &plan.servers) {
+                let services = ask(&replica, Request::LocalRead { query: encode(&Query::Services) }).await;
+                let Some(Reply::Control(ControlReply::Services(services))) = services else { continue };
+                if fits && are_same(&servers, &plan.servers) {
+                    if !is_planned(&kinds, &plan.kinds) {
+                        return Err(BadArgument(format!(
+                            "--protocol: the cluster was founded with groups of other kinds, which stay; start it with \
+                             --protocol {}",
+                            listed(&kinds)
+                        )));
+                    }
+                    if !is_planned(&services, &plan.services) {
+                        return Err(BadArgument(format!(
+                            "--service: the cluster was founded with groups of other services, which stay; start it \
+                             with --service {}",
+                            listed(&services)
+                        )));
+                    }
                     return Ok(());
-                }
-                if fits && !are_kinds && are_same(&servers, &plan.servers) {
-                    let kinds: Vec<String> = kinds.iter().map(GroupKind::to_string).collect();
-                    return Err(BadArgument(format!(
-                        "--protocol: the cluster was founded with groups of other kinds, which stay; start it with \
-                         --protocol {}",
-                        kinds.join(",")
-                    )));
                 }
                 let servers = servers.join(",");
                 return Err(BadArgument(format!(
@@ -56,7 +63,10 @@ pub async fn propose(replica: ReplicaHandle, plan: Plan) -> Result<(), BadArgume
             let servers = plan.servers.clone();
             let server_rf = plan.server_rf as u64;
             // Where it can be said in the words of older builds it is.
-            let layout = if plan.kinds.iter().all(|kind| *kind == GroupKind::Raft) {
+            let layout = if !plan.services.iter().all(GroupService::is_key_value) {
+                let (kinds, services) = (plan.kinds.clone(), plan.services.clone());
+                Command::LayoutOfServices { cluster, server_rf, servers, kinds, services }
+            } else if plan.kinds.iter().all(|kind| *kind == GroupKind::Raft) {
                 Command::Layout { cluster, server_rf, servers }
             } else {
                 Command::LayoutOfKinds { cluster, server_rf, servers, kinds: plan.kinds.clone() }
@@ -66,6 +76,15 @@ pub async fn propose(replica: ReplicaHandle, plan: Plan) -> Result<(), BadArgume
         }
         tokio::time::sleep(jittered(Duration::from_millis(LOOK_MS))).await;
     }
+}
+
+/// Whether the groups are as the command line says: one word for all, or one for each.
+fn is_planned<T: PartialEq>(groups: &[T], plan: &[T]) -> bool {
+    groups.iter().enumerate().all(|(at, group)| plan.get(at).or(plan.first()) == Some(group))
+}
+
+fn listed<T: ToString>(words: &[T]) -> String {
+    words.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Asks the replica and waits for the state machine's answer; `None` if there was none.

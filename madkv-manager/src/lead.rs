@@ -184,8 +184,8 @@ impl Lead {
         let seen_places: BTreeSet<Place> = view.replicas.iter().map(|seen| seen.place).collect();
         self.phases.retain(|place, _| seen_places.contains(place));
         for (partition, group) in (0..).zip(&view.groups) {
-            // There the members go and come by epochs, and agents relaunch them by themselves.
-            if group.kind != GroupKind::Raft {
+            // There the members go and come by epochs, or are of another program; agents relaunch them by themselves.
+            if group.kind != GroupKind::Raft || !group.service.is_key_value() {
                 continue;
             }
             let mut replicas = Vec::new();

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use madkv_proto::group_service::GroupService;
 use madkv_proto::limits;
-use madkv_proto::map::check_layout_of_kinds;
+use madkv_proto::map::check_layout_of_services;
 use smr::LogEngine;
 use smr::epoch::GroupKind;
 use smr::status::ReadMode;
@@ -42,6 +43,10 @@ pub struct Options {
     /// separated by commas. Chosen once. Kinds other than raft allow even numbers of replicas.
     #[arg(long = "protocol", value_delimiter = ',', default_value = "raft")]
     pub protocol: Vec<GroupKind>,
+    /// What the groups are for: kv, the key-value store, or the name of another service, whose groups own no slots
+    /// (voting); one for all partitions, or one for each, separated by commas. Chosen once.
+    #[arg(long = "service", value_delimiter = ',', default_value = "kv")]
+    pub service: Vec<GroupService>,
     /// Where the servers listen for clients: host:port, separated by commas, by partition first, then by replica.
     #[arg(long = "server_addrs")]
     pub server_addrs: String,
@@ -91,6 +96,8 @@ pub struct Plan {
     pub server_rf: usize,
     /// The kinds of the groups: one for all, or one for each.
     pub kinds: Vec<GroupKind>,
+    /// The services of the groups: one for all, or one for each.
+    pub services: Vec<GroupService>,
     /// The servers, by partition first.
     pub servers: Vec<String>,
     /// Where its data is.
@@ -126,8 +133,8 @@ impl Options {
         let peers = args::addresses("--peer_addrs", &self.peer_addrs)?;
         let peers = args::peers_by_id(self.replica_id, p2p_listen, &peers)?;
         let servers = args::addresses("--server_addrs", &self.server_addrs)?;
-        check_layout_of_kinds(self.server_rf, &servers, &self.protocol)
-            .map_err(|error| BadArgument(format!("--server_rf, --server_addrs, --protocol: {error}")))?;
+        check_layout_of_services(self.server_rf, &servers, &self.protocol, &self.service)
+            .map_err(|error| BadArgument(format!("--server_rf, --server_addrs, --protocol, --service: {error}")))?;
         if self.rejoin_pause_max > REJOIN_PAUSE_LIMIT_MS {
             let given = self.rejoin_pause_max;
             return Err(BadArgument(format!("--rejoin_pause_max: {given} ms; at most {REJOIN_PAUSE_LIMIT_MS} ms")));
@@ -139,6 +146,7 @@ impl Options {
             peers,
             server_rf: self.server_rf,
             kinds: self.protocol,
+            services: self.service,
             servers,
             directory: self.backer_path,
             log_engine: self.log_engine,

@@ -46,6 +46,21 @@ fn command_line_that_cannot_work_one_line_and_exit_code_2() {
     MANAGER.refuses_lines("--man_listen");
 }
 
+// covers B9 G12
+#[test]
+fn services_that_fit_no_layout_one_line_and_exit_code_2() {
+    let wrong = [
+        ("kv,voting", "2 services of groups for 1 partitions"),
+        ("Voting", "names no service"),
+        ("", "names no service"),
+    ];
+    for (services, word) in wrong {
+        let mut line = MANAGER.with("--replica_id", "1");
+        line.push(format!("--service={services}"));
+        MANAGER.expect_line(&line, 2, word);
+    }
+}
+
 // covers B9
 #[test]
 fn port_in_use_one_line_and_exit_code_1() {

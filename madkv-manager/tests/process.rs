@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
+use madkv_proto::control::{ControlReply, ControlRequest};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Registration, Service};
 use madkv_proto::map::ClusterMap;
 use rustix::process::Signal;
@@ -102,6 +103,37 @@ async fn manager_lays_out_registers_and_remembers_across_restarts() {
     assert_eq!(manager.expect_end(TIMEOUT), Some(2), "{:#?}", manager.all_lines());
     let _manager = site.start(1, "127.0.0.1:11,127.0.0.1:12");
     assert_eq!(site.map().await, map);
+}
+
+// covers B9 G12
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn manager_with_other_services_than_those_of_its_directory_ends_with_one_line_and_loses_nothing() {
+    let site = Site::new();
+    let servers = "127.0.0.1:11,127.0.0.1:12,127.0.0.1:13";
+    let start = |services: &[&str]| {
+        let mut line = site.line(1, servers);
+        line.extend(services.iter().map(|services| format!("--service={services}")));
+        Process::start(&line)
+    };
+    let mut manager = start(&["kv,voting,kv"]);
+    let map = site.map().await;
+    assert!(map.partitions[1].slots.is_empty() && !map.partitions[1].is_store);
+    assert!(matches!(site.register(1, 7, true).await, ClientResponse::Registered(_)));
+    manager.signal(Signal::KILL);
+    manager.expect_end(TIMEOUT);
+    for others in [&[][..], &["voting"], &["kv,factory,kv"]] {
+        let mut manager = start(others);
+        let line = manager.expect_line("other services");
+        assert!(line.contains("--service: ") && line.contains("start it with --service kv,voting,kv"), "{line}");
+        assert_eq!(manager.expect_end(TIMEOUT), Some(2), "{:#?}", manager.all_lines());
+    }
+    let _manager = start(&["kv,voting,kv"]);
+    assert_eq!(site.map().await, map);
+    assert!(matches!(site.register(1, 8, false).await, ClientResponse::Occupied { by: Incarnation(7), .. }));
+    let asked = ask(&site.address, Service::Manager, ClientRequest::Control(ControlRequest::Services.encode())).await;
+    let ClientResponse::Answer(answer) = asked else { panic!("{asked:?}") };
+    let ControlReply::Services(services) = ControlReply::decode(&answer).unwrap() else { panic!("{answer:?}") };
+    assert_eq!(services.iter().map(ToString::to_string).collect::<Vec<_>>(), ["kv", "voting", "kv"]);
 }
 
 // covers B20

@@ -8,6 +8,7 @@ use madkv_manager::rm::{
 };
 use madkv_manager::state::{GroupRepairs, GroupView, Repair, ReplicaView, Stage, Verdict};
 use madkv_proto::control::{Condition, EVENT_TEXT_MAX_BYTES, Service, bounded};
+use madkv_proto::group_service::GroupService;
 use smr::id::Incarnation;
 
 /// Longer than replicas are down in these cases.
@@ -78,6 +79,7 @@ fn case(size: u16) -> Case {
     Case {
         group: GroupView {
             kind: smr::epoch::GroupKind::Raft,
+            service: GroupService::default(),
             size,
             is_founded: true,
             members: (0..size).collect(),

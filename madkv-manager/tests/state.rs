@@ -436,13 +436,13 @@ proptest! {
 // covers D16
 #[test]
 fn restore_image_of_a_newer_version_is_refused_with_both_versions() {
-    let error = ManagerState::restore(&mut &[6, 0, 0xff, 0xff, 1, 2, 3][..]).unwrap_err().to_string();
-    assert_eq!(error, "an image of version 6, this build reads versions 1 to 5");
+    let error = ManagerState::restore(&mut &[7, 0, 0xff, 0xff, 1, 2, 3][..]).unwrap_err().to_string();
+    assert_eq!(error, "an image of version 7, this build reads versions 1 to 6");
 }
 
 // covers L20
 #[test]
-fn command_kinds_of_this_build_are_of_versions_1_to_5_and_others_unknown() {
+fn command_kinds_of_this_build_are_of_versions_1_to_6_and_others_unknown() {
     for kind in 0..4u32 {
         assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(1), "{kind}");
     }
@@ -463,9 +463,13 @@ fn command_kinds_of_this_build_are_of_versions_1_to_5_and_others_unknown() {
     for kind in 17u32..21 {
         assert_eq!(ManagerState::command_version(&kind.to_le_bytes()), Some(5), "{kind}");
     }
-    assert_eq!(ManagerState::command_version(&21u32.to_le_bytes()), None);
     let last = encode(&Command::MoveWaits { id: 1, partition: 0, why: String::new(), at_unix_ms: 1 });
-    assert_eq!(last[..4], 20u32.to_le_bytes(), "the last kind");
+    assert_eq!(last[..4], 20u32.to_le_bytes(), "the last kind of version 5");
+    assert_eq!(ManagerState::command_version(&21u32.to_le_bytes()), Some(6));
+    let (cluster, server_rf, servers, kinds, services) = (ClusterId(4), 1, Vec::new(), Vec::new(), Vec::new());
+    let last = encode(&Command::LayoutOfServices { cluster, server_rf, servers, kinds, services });
+    assert_eq!(last[..4], 21u32.to_le_bytes(), "the last kind");
+    assert_eq!(ManagerState::command_version(&22u32.to_le_bytes()), None);
     for (name, version) in [("election_timeout", 2), ("checkpoint_freq", 5), ("checkpoint_requests", 5), ("no_such", 2)]
     {
         let set = encode(&Command::Set { name: name.to_owned(), value: 1, version: 0, at_unix_ms: 1 });

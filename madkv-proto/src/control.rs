@@ -10,6 +10,7 @@ use smr::codec;
 use smr::epoch::GroupKind;
 use smr::id::Incarnation;
 
+use crate::group_service::GroupService;
 use crate::map::{PARTITIONS_MAX, REPLICAS_MAX};
 use crate::slot_set::SlotSet;
 
@@ -128,6 +129,8 @@ pub enum ControlRequest {
     /// How fast the parts of this manager replica are. Any answers, for itself, with a
     /// [`PaceReport`](smr_service::pace::PaceReport) and nothing around it.
     Pace,
+    /// The services of all groups. Any manager replica answers, from what it has applied: they never change.
+    Services,
 }
 
 /// Where a replica is.
@@ -177,6 +180,8 @@ pub enum ControlReply {
     Kinds(Vec<GroupKind>),
     /// What was decided: a `smr::epoch_service::ServiceWord`, as bytes. `None` if no one can say now.
     Word(Option<Bytes>),
+    /// The services of all groups, by partition; empty while there is no map.
+    Services(Vec<GroupService>),
 }
 
 /// How a host is, by its agent.

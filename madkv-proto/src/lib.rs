@@ -10,6 +10,7 @@
 //! - [`agent`]: what a replica and the agent of its host say to each other.
 //! - [`frames`]: those of [`smr_service::frames`], with this map in them.
 //! - [`mod@line`]: the line protocol.
+//! - [`group_service`]: which service a group of the layout belongs to.
 //! - [`watch`]: what a client hears of keys that change.
 //! - [`why`]: what a client asks that wants to know where the time of a write went.
 //!
@@ -22,6 +23,7 @@ pub mod agent;
 pub mod command;
 pub mod control;
 pub mod frames;
+pub mod group_service;
 pub mod limits;
 pub mod line;
 pub mod map;

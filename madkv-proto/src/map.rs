@@ -8,6 +8,7 @@ use smr::epoch::GroupKind;
 use smr::id::ClusterId;
 use smr_service::address::{are_same, is_same};
 
+use crate::group_service::GroupService;
 use crate::slot_set::SlotSet;
 use crate::slots::{SLOTS, slot_of};
 
@@ -20,7 +21,8 @@ pub const PARTITIONS_MAX: usize = 50;
 ///
 /// Its bytes are those of the time when each partition had one range of slots: further ranges come after the
 /// partitions, as entries without servers, two for each: the range, and the number of its owner in the place of both
-/// its ends. A build of that time takes such a map for senseless and keeps the one that it has.
+/// its ends. A build of that time takes such a map for senseless and keeps the one that it has. A group of another
+/// service has the empty range behind all slots, which others take for no slots.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "PlainMap", into = "PlainMap")]
 pub struct ClusterMap {
@@ -39,7 +41,12 @@ pub struct Partition {
     pub slots: SlotSet,
     /// `host:port` where each replica serves clients, by replica number.
     pub servers: Vec<String>,
+    /// Whether it is of the key-value store. A group of another service never has slots.
+    pub is_store: bool,
 }
+
+/// The range of a group of another service, in the bytes of a map.
+const NO_SLOTS_EVER: (u16, u16) = (SLOTS, SLOTS);
 
 /// A map as bytes have it.
 #[derive(Serialize, Deserialize)]
@@ -62,9 +69,10 @@ impl From<ClusterMap> for PlainMap {
         let mut plain = Vec::with_capacity(partitions.len());
         let mut further = Vec::new();
         let entry = |(slot_first, slot_end), servers| PlainPartition { slot_first, slot_end, servers };
-        for (number, Partition { slots, servers }) in partitions.into_iter().enumerate() {
+        for (number, Partition { slots, servers, is_store }) in partitions.into_iter().enumerate() {
             let mut ranges = slots.ranges().iter().copied();
-            plain.push(entry(ranges.next().unwrap_or_default(), servers));
+            let none = if is_store { (0, 0) } else { NO_SLOTS_EVER };
+            plain.push(entry(ranges.next().unwrap_or(none), servers));
             let owner = number as u16; // below PARTITIONS_MAX
             further.extend(ranges.flat_map(|range| [range, (owner, owner)]).map(|ends| entry(ends, Vec::new())));
         }
@@ -90,11 +98,16 @@ impl TryFrom<PlainMap> for ClusterMap {
             let owner = ranges.get_mut(usize::from(owner.slot_first));
             owner.ok_or("slots of a partition that is not there")?.push((range.slot_first, range.slot_end));
         }
-        let partitions = partitions
-            .into_iter()
-            .zip(ranges)
-            .map(|(entry, ranges)| Partition { slots: SlotSet::from_ranges(ranges), servers: entry.servers });
-        Ok(ClusterMap { cluster, epoch, partitions: partitions.collect() })
+        let partitions = partitions.into_iter().zip(ranges).map(|(entry, ranges)| Partition {
+            slots: SlotSet::from_ranges(ranges),
+            is_store: (entry.slot_first, entry.slot_end) != NO_SLOTS_EVER,
+            servers: entry.servers,
+        });
+        let partitions: Vec<Partition> = partitions.collect();
+        if partitions.iter().any(|partition| !partition.is_store && !partition.slots.is_empty()) {
+            return Err("slots of a group of another service");
+        }
+        Ok(ClusterMap { cluster, epoch, partitions })
     }
 }
 
@@ -135,6 +148,14 @@ pub enum BadLayout {
         /// Partitions that result.
         partitions: usize,
     },
+    /// There are not as many services as groups.
+    #[error("{services} services of groups for {partitions} partitions; one for all, or one for each, is possible")]
+    Services {
+        /// Services given.
+        services: usize,
+        /// Partitions that result.
+        partitions: usize,
+    },
     /// An address stands in the list twice.
     #[error("server address {address} is given twice")]
     Doubled {
@@ -162,25 +183,47 @@ impl ClusterMap {
         servers: &[String],
         kinds: &[GroupKind],
     ) -> Result<ClusterMap, BadLayout> {
-        check_layout_of_kinds(server_rf, servers, kinds)?;
-        let groups: Vec<&[String]> = servers.chunks(server_rf).collect();
-        let count = groups.len();
+        ClusterMap::deal_to_services(cluster, server_rf, servers, kinds, &[GroupService::default()])
+    }
+
+    /// The same, to groups of these services: one for all, or one for each partition. Those that are no part of the
+    /// key-value store get no slots.
+    ///
+    /// # Errors
+    /// If addresses, kinds and services do not fit each other.
+    pub fn deal_to_services(
+        cluster: ClusterId,
+        server_rf: usize,
+        servers: &[String],
+        kinds: &[GroupKind],
+        services: &[GroupService],
+    ) -> Result<ClusterMap, BadLayout> {
+        check_layout_of_services(server_rf, servers, kinds, services)?;
+        let is_store =
+            |number: usize| services.get(number).or(services.first()).is_some_and(GroupService::is_key_value);
+        let count = (0..servers.len() / server_rf).filter(|number| is_store(*number)).count();
         let border = |number: usize| (usize::from(SLOTS) * number / count) as u16; // at most SLOTS
-        let partitions = groups
-            .iter()
-            .enumerate()
-            .map(|(number, group)| Partition {
-                slots: SlotSet::range(border(number), border(number + 1)),
-                servers: group.to_vec(),
-            })
-            .collect();
-        Ok(ClusterMap { cluster, epoch: 1, partitions })
+        let mut dealt = 0;
+        let partitions = servers.chunks(server_rf).enumerate().map(|(number, group)| {
+            let mut slots = SlotSet::default();
+            if is_store(number) {
+                slots = SlotSet::range(border(dealt), border(dealt + 1));
+                dealt += 1;
+            }
+            Partition { slots, servers: group.to_vec(), is_store: is_store(number) }
+        });
+        Ok(ClusterMap { cluster, epoch: 1, partitions: partitions.collect() })
+    }
+
+    /// Whether any group is of the key-value store. If so, each slot has its owner; if not, no slot has one.
+    pub fn has_store(&self) -> bool {
+        self.partitions.iter().any(|partition| partition.is_store)
     }
 
     /// The number of the partition that owns `key`.
     ///
     /// # Panics
-    /// If the map leaves the key's slot to no one; [`ClusterMap::deal`] makes no such map.
+    /// If the map leaves the key's slot to no one; of those with a store ([`ClusterMap::has_store`]) none does.
     pub fn partition_of(&self, key: &[u8]) -> usize {
         let slot = slot_of(key);
         self.partitions
@@ -193,7 +236,7 @@ impl ClusterMap {
 impl Partition {
     /// Whether `other` has the same slots and the same servers, however their addresses are spelled.
     pub fn is_same(&self, other: &Partition) -> bool {
-        self.slots == other.slots && are_same(&self.servers, &other.servers)
+        self.slots == other.slots && self.is_store == other.is_store && are_same(&self.servers, &other.servers)
     }
 
     /// Whether `slot` lives here.
@@ -240,6 +283,24 @@ pub fn check_layout_of_kinds(server_rf: usize, servers: &[String], kinds: &[Grou
     Ok(())
 }
 
+/// The same, of groups of these services.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check_layout_of_services(
+    server_rf: usize,
+    servers: &[String],
+    kinds: &[GroupKind],
+    services: &[GroupService],
+) -> Result<(), BadLayout> {
+    check_layout_of_kinds(server_rf, servers, kinds)?;
+    let partitions = servers.len() / server_rf;
+    if services.len() != 1 && services.len() != partitions {
+        return Err(BadLayout::Services { services: services.len(), partitions });
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use smr::epoch::EpochKind;
@@ -248,6 +309,40 @@ mod tests {
 
     fn addresses(count: usize) -> Vec<String> {
         (0..count).map(|number| format!("127.0.0.1:{}", 3777 + number)).collect()
+    }
+
+    #[test]
+    fn deal_gives_no_slots_to_groups_of_other_services() {
+        let services = ["kv", "voting", "kv"].map(|name| name.parse().unwrap());
+        let kinds = [GroupKind::Epochs(EpochKind::Passive)];
+        let deal =
+            |services: &[GroupService]| ClusterMap::deal_to_services(ClusterId(1), 2, &addresses(6), &kinds, services);
+        let map = deal(&services).unwrap();
+        let counts: Vec<usize> = map.partitions.iter().map(|partition| partition.slots.len()).collect();
+        assert_eq!(counts, [usize::from(SLOTS) / 2, 0, usize::from(SLOTS) / 2]);
+        assert!((0..200u32).all(|key| map.partition_of(&key.to_le_bytes()) != 1) && map.has_store());
+        let without = deal(&services[1..2]).unwrap();
+        assert!(without.partitions.iter().all(|part| part.slots.is_empty() && !part.is_store) && !without.has_store());
+        for map in [map, without] {
+            assert_eq!(smr::codec::decode::<ClusterMap>(&smr::codec::encode(&map)), Ok(map));
+        }
+        for misfit in [&services[..2], &services[..0]] {
+            assert_eq!(deal(misfit), Err(BadLayout::Services { services: misfit.len(), partitions: 3 }));
+        }
+    }
+
+    #[test]
+    fn decode_of_slots_of_a_group_of_another_service_is_refused() {
+        let entry = |(slot_first, slot_end), servers: &[String]| PlainPartition {
+            slot_first,
+            slot_end,
+            servers: servers.to_vec(),
+        };
+        let servers = addresses(2);
+        let groups = [entry((0, SLOTS), &servers[..1]), entry(NO_SLOTS_EVER, &servers[1..])];
+        let further = [entry((5, 9), &[]), entry((1, 1), &[])];
+        let map = |partitions| smr::codec::encode(&PlainMap { cluster: ClusterId(1), epoch: 2, partitions });
+        assert!(smr::codec::decode::<ClusterMap>(&map(groups.into_iter().chain(further).collect())).is_err());
     }
 
     // covers G6
@@ -280,7 +375,8 @@ mod tests {
         let (out, back) = (SlotSet::range(100, 200), SlotSet::range(16_000, 16_384));
         moved.partitions[0].slots = moved.partitions[0].slots.without(&out).with(&back);
         moved.partitions[2].slots = moved.partitions[2].slots.without(&back).with(&out);
-        moved.partitions.push(Partition { slots: SlotSet::default(), servers: vec!["h:1".to_owned()] });
+        let servers = vec!["h:1".to_owned()];
+        moved.partitions.push(Partition { slots: SlotSet::default(), servers, is_store: true });
         let bytes = smr::codec::encode(&moved);
         assert_eq!(smr::codec::decode::<ClusterMap>(&bytes), Ok(moved));
         // Whoever takes entries for partitions finds one without servers.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use madkv_proto::control::{Announcement, ControlReply, ControlRequest};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Registration, Service};
+use madkv_proto::group_service::GroupService;
 use madkv_proto::map::ClusterMap;
 use smr::entry::{GenesisHash, GenesisRequest, Incumbent};
 use smr::epoch::GroupKind;
@@ -16,6 +17,7 @@ use smr::epoch_service::MemberReport;
 use smr::id::{ClusterId, Disqualified, Incarnation, StartTrail};
 use smr::internals::storage::Succession;
 use smr::replica::{ConfigurationSource, GenesisAnswer, GenesisReply, ServiceReply};
+use smr_service::args::BadArgument;
 use smr_service::dial::Dialled;
 use smr_service::process::jittered;
 use tokio::runtime::Handle;
@@ -241,6 +243,48 @@ impl Registrar {
             },
             ClientResponse::Refused(_) => Some(GroupKind::Raft),
             _ => None,
+        }
+    }
+
+    /// The service of the partition's group, as the managers were told; `None` if there is no such partition. Those of
+    /// older builds know the key-value store alone.
+    async fn service(&self) -> Result<Option<GroupService>, String> {
+        match self.round_of(&ClientRequest::Control(ControlRequest::Services.encode())).await? {
+            ClientResponse::Answer(answer) => match ControlReply::decode(&answer)? {
+                ControlReply::Services(services) if services.is_empty() => Err("no cluster map yet".to_owned()),
+                ControlReply::Services(services) => Ok(services.get(usize::from(self.partition)).cloned()),
+                other => Err(format!("unexpected answer {other:?}")),
+            },
+            ClientResponse::Refused(_) => Ok(Some(GroupService::default())),
+            other => Err(format!("unexpected answer {other:?}")),
+        }
+    }
+
+    /// That the partition's group is of service `wanted`; asks until a manager says of which one it is. Who is told of
+    /// another one must not register: it would take the place of a server that belongs there. That there is no such
+    /// partition is said to whoever registers. `complain` hears once why it takes time.
+    ///
+    /// # Errors
+    /// If it is of another service, with what to say.
+    pub async fn until_of_service(&self, wanted: &str, complain: impl FnOnce(&str)) -> Result<(), BadArgument> {
+        let mut complain = Some(complain);
+        let mut pause_ms = PAUSE_MIN_MS;
+        loop {
+            match self.service().await {
+                Ok(None) => return Ok(()),
+                Ok(Some(service)) => {
+                    let expected = service.expect(wanted, self.partition);
+                    return expected.map_err(|why| BadArgument(format!("--partition_id: {}; {why}", self.partition)));
+                }
+                Err(reason) if pause_ms > 4 * PAUSE_MIN_MS => {
+                    if let Some(complain) = complain.take() {
+                        complain(&reason);
+                    }
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(jittered(Duration::from_millis(pause_ms))).await;
+            pause_ms = (pause_ms * 2).min(PAUSE_MAX_MS);
         }
     }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use madkv_proto::group_service::KEY_VALUE;
 use madkv_proto::map::ClusterMap;
 use smr::entry::Incumbent;
 use smr::id::{GroupName, Incarnation, ReplicaId, StartTrail};
@@ -113,6 +114,19 @@ pub fn run(options: Options) -> Result<(), Fatal> {
     let remembered = remembered(&plan);
     let member = opened.genesis();
     let joins = plan.join && member.is_none();
+    if remembered.is_none() {
+        // Before it registers: a group of another service has a place for none of these.
+        let is_ours = runtime.block_on(async {
+            tokio::select! {
+                is_ours = registrar.until_of_service(KEY_VALUE, waits) => Some(is_ours),
+                () = signals.next() => None,
+            }
+        });
+        match is_ours {
+            None => return Ok(()),
+            Some(is_ours) => is_ours?,
+        }
+    }
     let verdict = runtime.block_on(async {
         tokio::select! {
             verdict = first_verdict(&registrar, member, remembered.is_some(), joins) => Some(verdict),

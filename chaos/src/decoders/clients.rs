@@ -17,6 +17,7 @@ use madkv_proto::{command, line};
 use madkv_testkit::history;
 use smr::codec;
 use smr::entry::Index;
+use smr::epoch::{EpochKind, GroupKind};
 use smr::id::{ClientId, ClusterId, Incarnation, StartTrail};
 use smr::internals::disk::{Disk, read_file};
 use smr::state_machine::{Answer, Image, StateMachine};
@@ -200,6 +201,13 @@ fn layout() -> manager::Command {
     manager::Command::Layout { cluster: ClusterId(7), server_rf: 3, servers }
 }
 
+fn layout_of_services() -> manager::Command {
+    let servers = (0..4).map(|number| format!("127.0.0.1:{}", 3777 + number)).collect();
+    let kinds = vec![GroupKind::Epochs(EpochKind::Passive)];
+    let services = ["kv", "voting"].map(|name| name.parse().unwrap_or_else(|error| panic!("{error}"))).into();
+    manager::Command::LayoutOfServices { cluster: ClusterId(7), server_rf: 2, servers, kinds, services }
+}
+
 pub(super) fn sound_manager_commands() -> Vec<Vec<u8>> {
     let registration = registration(0);
     let mut image = Vec::new();
@@ -207,6 +215,7 @@ pub(super) fn sound_manager_commands() -> Vec<Vec<u8>> {
     vec![
         codec::encode(&layout()),
         codec::encode(&manager::Command::Register(registration)),
+        codec::encode(&layout_of_services()),
         codec::encode(&manager::Command::AddPartition { servers: vec!["127.0.0.1:1".to_owned()], at_unix_ms: 1 }),
         codec::encode(&manager::Command::MoveSlots { slots: SlotSet::range(0, 9), to: 0, at_unix_ms: 1 }),
         codec::encode(&manager::Query::Map),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use madkv_proto::control::{GroupMembers, Host};
+use madkv_proto::group_service::GroupService;
 use serde_json::{Value, json};
 use smr::epoch::GroupKind;
 use smr::status::{Advertised, ReadMode, ReplicaStatus, ServiceState};
@@ -32,7 +33,8 @@ pub fn table(status: &ClusterStatus, columns: Option<u16>) -> String {
     let commits = highest_commits(status);
     let nodes = status.nodes.iter();
     let commit = |node: &NodeReport| commits.get(&node.group).copied().unwrap_or(0);
-    let rows: Vec<_> = nodes.map(|node| row(node, commit(node), kind_of(status, node))).collect();
+    let rows: Vec<_> =
+        nodes.map(|node| row(node, commit(node), (kind_of(status, node), service_of(status, node)))).collect();
     let head = match &status.cluster {
         Some(cluster) => format!("cluster {cluster}, map epoch {}\n", status.epoch),
         None => "no manager gives a map: the servers are not known\n".to_owned(),
@@ -85,7 +87,15 @@ fn kind_of(status: &ClusterStatus, node: &NodeReport) -> Option<GroupKind> {
     }
 }
 
-fn row(node: &NodeReport, commit: u64, kind: Option<GroupKind>) -> [String; 11] {
+/// The service of a node's group, if it is known. The managers themselves are of none.
+fn service_of<'s>(status: &'s ClusterStatus, node: &NodeReport) -> Option<&'s GroupService> {
+    status.services.get(node.group.strip_prefix('s')?.parse::<usize>().ok()?)
+}
+
+/// What a group is, as far as it is known: its kind, and its service.
+type GroupNature<'s> = (Option<GroupKind>, Option<&'s GroupService>);
+
+fn row(node: &NodeReport, commit: u64, nature: GroupNature<'_>) -> [String; 11] {
     let name = format!("{}.{}", node.group, node.replica);
     let address = node.address.clone();
     let status = match &node.status {
@@ -107,13 +117,15 @@ fn row(node: &NodeReport, commit: u64, kind: Option<GroupKind>) -> [String; 11] 
         commit.saturating_sub(status.applied.0).to_string(),
         status.log_bytes.to_string(),
         status.sessions.to_string(),
-        state(status, kind),
+        state(status, nature),
     ]
 }
 
-fn state(status: &ReplicaStatus, kind: Option<GroupKind>) -> String {
+fn state(status: &ReplicaStatus, (kind, service): GroupNature<'_>) -> String {
     // What most groups are need not be said.
     let kind = kind.filter(|kind| *kind != GroupKind::Raft).map_or(String::new(), |kind| format!("{kind}, "));
+    let service = service.filter(|service| !service.is_key_value());
+    let kind = service.map_or(String::new(), |service| format!("{service}, ")) + &kind;
     let mut state = match &status.service_state {
         ServiceState::InService if status.reads == ReadMode::Lease => {
             format!("in service, {kind}{}, leases", status.sync_mode)
@@ -155,6 +167,7 @@ pub fn json(status: &ClusterStatus, pace: &ClusterPace) -> String {
         object["host"] = json!(watched.map(|(_, host)| host));
         object["member"] = json!(watched.map(|(member, _)| member));
         object["kind"] = json!(kind_of(status, node).map(|kind| kind.to_string()));
+        object["service"] = json!(service_of(status, node).map(|service| service.to_string()));
         let paced = pace.nodes.iter().find(|paced| (&paced.group, paced.replica) == (&node.group, node.replica));
         let report = paced.and_then(|paced| paced.pace.as_ref().ok());
         object["stands_back"] = json!(report.map(|report| report.stands_back));
@@ -273,6 +286,7 @@ mod tests {
                 }],
             }),
             kinds: vec![GroupKind::Raft],
+            services: vec![GroupService::default()],
         }
     }
 
@@ -322,6 +336,17 @@ left out: sessions, log bytes, applied (--json has all)
         let value: Value = serde_json::from_str(&json(&status, &ClusterPace::default())).unwrap();
         assert_eq!(value["nodes"][2]["kind"], "chain");
         assert_eq!(kind_of(&ClusterStatus { kinds: Vec::new(), ..sample() }, &sample().nodes[0]), None);
+    }
+
+    #[test]
+    fn service_of_a_group_is_shown_where_it_is_not_the_store() {
+        let status = ClusterStatus { services: vec!["voting".parse().unwrap()], ..sample() };
+        assert!(table(&status, None).contains("in service, voting, synced"));
+        let service = |status: &ClusterStatus| {
+            let value: Value = serde_json::from_str(&json(status, &ClusterPace::default())).unwrap();
+            value["nodes"][0]["service"].clone()
+        };
+        assert_eq!((service(&status), service(&sample())), (json!("voting"), json!("kv")));
     }
 
     #[test]

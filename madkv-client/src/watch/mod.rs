@@ -134,7 +134,7 @@ impl Client {
         }
         let deadline = self.deadline();
         let late = |_| self.timeout(false);
-        let routes = self.shared.router.routes(deadline).await.map_err(late)?;
+        let routes = self.store_routes(deadline).await?;
         let (first, last) = (Bytes::copy_from_slice(first), Bytes::copy_from_slice(last));
         let streams = Streams::new((first == last).then(|| first.clone()), start, &routes.map);
         let mut watch = Watch {

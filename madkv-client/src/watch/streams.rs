@@ -245,21 +245,25 @@ impl Streams {
         self.note_begun();
     }
 
-    /// Watches all partitions once slots have left one: theirs may have been at any of them since. One that has no
-    /// slots by now may have had them in between.
+    /// Watches all partitions of the store once slots have left one: theirs may have been at any of them since. One
+    /// that has no slots by now may have had them in between; groups of other services never have any.
     fn follow_slots(&mut self) {
         let Some(left_by) = self.left_by.take_if(|epoch| *epoch <= self.map.epoch) else { return };
         // A single key has been in one place until it left.
         let epoch = if self.key.is_some() { left_by } else { self.base_epoch };
-        self.partitions().for_each(|partition| self.watch_too(partition, epoch));
+        for partition in self.partitions() {
+            if self.map.partitions[usize::from(partition)].is_store {
+                self.watch_too(partition, epoch);
+            }
+        }
     }
 
     fn watch_too(&mut self, partition: u16, epoch: u64) {
         self.streams.entry(partition).or_insert_with(|| Stream::new(WatchFrom::Slots { epoch }));
     }
 
-    /// A question has failed. Where the partition has no slots, and was never heard, it may be of another service, or
-    /// of a build that knows no watches, and has nothing to tell.
+    /// A question has failed. Where the partition has no slots, and was never heard, it may be of a build that knows no
+    /// watches, and has nothing to tell.
     pub(super) fn fail(&mut self, question: &Question, error: Error) -> Result<(), WatchError> {
         let partition = question.partition;
         let Some(stream) = self.streams.get(&partition).filter(|stream| stream.under_way == Some(question.number))

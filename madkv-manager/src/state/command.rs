@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use madkv_proto::control::{AgentReport, Announcement, ControlReply};
 use madkv_proto::frames::{ClientResponse, Registration};
+use madkv_proto::group_service::GroupService;
 use madkv_proto::map::ClusterMap;
 use madkv_proto::settings::definition;
 use madkv_proto::slot_set::SlotSet;
@@ -202,6 +203,19 @@ pub enum Command {
         /// As above.
         at_unix_ms: u64,
     },
+    /// As [`Command::LayoutOfKinds`], with groups that are no part of the key-value store. Version 6.
+    LayoutOfServices {
+        /// The cluster.
+        cluster: ClusterId,
+        /// Replicas of each partition.
+        server_rf: u64,
+        /// The servers' addresses, by partition first.
+        servers: Vec<String>,
+        /// One kind for all groups, or one for each.
+        kinds: Vec<GroupKind>,
+        /// One service for all groups, or one for each.
+        services: Vec<GroupService>,
+    },
 }
 
 /// How many kinds of commands of version 1 there are.
@@ -212,8 +226,10 @@ const COMMAND_KINDS_OF_VERSION_2: u32 = 12;
 const COMMAND_KINDS_OF_VERSION_3: u32 = 14;
 /// How many kinds of commands of versions 1 to 4 there are.
 const COMMAND_KINDS_OF_VERSION_4: u32 = 17;
+/// How many kinds of commands of versions 1 to 5 there are.
+const COMMAND_KINDS_OF_VERSION_5: u32 = 21;
 /// How many kinds of commands there are.
-const COMMAND_KINDS: u32 = 21;
+const COMMAND_KINDS: u32 = 22;
 
 /// The number with which [`Command::Set`] begins.
 const SET: u32 = 6;
@@ -230,7 +246,8 @@ pub(super) fn version(command: &[u8]) -> Option<u16> {
         Some(COMMAND_KINDS_OF_VERSION_1..COMMAND_KINDS_OF_VERSION_2) => Some(2),
         Some(COMMAND_KINDS_OF_VERSION_2..COMMAND_KINDS_OF_VERSION_3) => Some(3),
         Some(COMMAND_KINDS_OF_VERSION_3..COMMAND_KINDS_OF_VERSION_4) => Some(4),
-        Some(COMMAND_KINDS_OF_VERSION_4..COMMAND_KINDS) => Some(5),
+        Some(COMMAND_KINDS_OF_VERSION_4..COMMAND_KINDS_OF_VERSION_5) => Some(5),
+        Some(COMMAND_KINDS_OF_VERSION_5..COMMAND_KINDS) => Some(6),
         Some(_) => None,
     }
 }
@@ -282,6 +299,8 @@ pub enum Query {
         /// The replica.
         replica: u16,
     },
+    /// The services of all groups.
+    Services,
 }
 
 /// An answer to either.

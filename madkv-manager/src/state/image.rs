@@ -26,11 +26,12 @@ const IMAGE_MAX_BYTES: u32 = 1 << 20;
 /// with these bits and their version in the lower 16, and then with their length.
 const IMAGE_VERSION_MARK: u32 = 0xffff_0000;
 /// The versions of images that hold more than version 1 can: each is written only where the ones before cannot hold
-/// it. 2: hosts, repairs, settings, events. 3: epochs. 4: moves of slots. 5: one that is given up.
+/// it. 2: hosts, repairs, settings, events. 3: epochs. 4: moves of slots. 5: one that is given up. 6: other services.
 const IMAGE_VERSION_2: u32 = 2;
 const IMAGE_VERSION_3: u32 = 3;
 const IMAGE_VERSION_4: u32 = 4;
-const IMAGE_VERSION: u32 = 5;
+const IMAGE_VERSION_5: u32 = 5;
+const IMAGE_VERSION: u32 = 6;
 /// The longest image of a version above 1, in bytes.
 const IMAGE_2_MAX_BYTES: u32 = 8 << 20;
 
@@ -114,6 +115,12 @@ impl Contents {
         let (first, control, epochs, slots): (Version1Contents, Control, Epochs, Slots) = codec::decode(bytes)?;
         Ok(Contents { control, epochs, slots, ..first.into() })
     }
+
+    fn decode_6(bytes: &[u8]) -> Result<Contents, CodecError> {
+        let (first, control, epochs, slots, services): (Version1Contents, Control, Epochs, Slots, _) =
+            codec::decode(bytes)?;
+        Ok(Contents { control, epochs, slots, services, ..first.into() })
+    }
 }
 
 impl ManagerState {
@@ -143,7 +150,8 @@ impl ManagerState {
         let mut bytes = vec![0; len as usize];
         input.read_exact(&mut bytes)?;
         let contents = match version {
-            IMAGE_VERSION | IMAGE_VERSION_4 => Contents::decode_4(&bytes),
+            IMAGE_VERSION => Contents::decode_6(&bytes),
+            IMAGE_VERSION_5 | IMAGE_VERSION_4 => Contents::decode_4(&bytes),
             IMAGE_VERSION_3 => Contents::decode_3(&bytes),
             IMAGE_VERSION_2 => Contents::decode_2(&bytes),
             _ => Contents::decode(&bytes),
@@ -155,10 +163,12 @@ impl ManagerState {
 
 impl Image for ManagerState {
     fn write(&self, output: &mut dyn io::Write) -> io::Result<()> {
-        let Contents { map, records, founded, control, epochs, slots } = &*self.contents;
+        let Contents { map, records, founded, control, epochs, slots, services } = &*self.contents;
         let first = Version1 { map, records, founded };
-        let (version, bytes) = if *slots != Slots::default() {
-            let version = if slots.is_of_version_5() { IMAGE_VERSION } else { IMAGE_VERSION_4 };
+        let (version, bytes) = if !services.is_empty() {
+            (IMAGE_VERSION, codec::encode(&(first, control, epochs, slots, services)))
+        } else if *slots != Slots::default() {
+            let version = if slots.is_of_version_5() { IMAGE_VERSION_5 } else { IMAGE_VERSION_4 };
             (version, codec::encode(&(first, control, epochs, slots)))
         } else if *epochs != Epochs::default() {
             (IMAGE_VERSION_3, codec::encode(&(first, control, epochs)))

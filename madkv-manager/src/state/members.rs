@@ -119,9 +119,13 @@ impl ManagerState {
 
     /// Why operators cannot change a group, if they cannot.
     fn cannot_change(&self, partition: u16) -> Option<String> {
-        let kind = self.kind(partition);
-        let why = format!("groups of kind {kind} keep the replicas that they were laid out with");
-        (kind != GroupKind::Raft).then_some(why)
+        let (kind, service) = (self.kind(partition), self.service(partition));
+        let which = match service.is_key_value() {
+            true if kind == GroupKind::Raft => return None,
+            true => format!("of kind {kind}"),
+            false => format!("of service {service}"),
+        };
+        Some(format!("groups {which} keep the replicas that they were laid out with"))
     }
 
     /// An operator wants this many replicas.

@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use madkv_proto::control::ControlReply;
 use madkv_proto::frames::Registration;
+use madkv_proto::group_service::GroupService;
 use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
 use smr::codec;
@@ -72,6 +73,8 @@ struct Contents {
     epochs: Epochs,
     /// What came with version 4.
     slots: Slots,
+    /// What came with version 6: the services of groups that are no part of the key-value store, by partition.
+    services: BTreeMap<u16, GroupService>,
 }
 
 /// What came with version 2 of the commands. A state without any of it is that of a build before them.
@@ -110,7 +113,7 @@ impl ManagerState {
     fn carry_out(&mut self, command: Command) -> Reply {
         match command {
             Command::Layout { cluster, server_rf, servers } => {
-                self.lay_out(cluster, server_rf, &servers, &[GroupKind::Raft])
+                self.lay_out(cluster, server_rf, &servers, &[GroupKind::Raft], &[GroupService::default()])
             }
             Command::RegisterUnproved { partition, replica, incarnation, member } => {
                 let known =
@@ -138,7 +141,10 @@ impl ManagerState {
                 Reply::Control(self.change_ended(partition, id, refused, at_unix_ms))
             }
             Command::LayoutOfKinds { cluster, server_rf, servers, kinds } => {
-                self.lay_out(cluster, server_rf, &servers, &kinds)
+                self.lay_out(cluster, server_rf, &servers, &kinds, &[GroupService::default()])
+            }
+            Command::LayoutOfServices { cluster, server_rf, servers, kinds, services } => {
+                self.lay_out(cluster, server_rf, &servers, &kinds, &services)
             }
             Command::DecideEpoch { partition, decision, at_unix_ms } => {
                 Reply::Control(self.decide_epoch(partition, &decision, at_unix_ms))
@@ -153,6 +159,17 @@ impl ManagerState {
             Command::SlotsForgotten { id, partition, at_unix_ms } => self.slots_forgotten(id, partition, at_unix_ms),
             Command::MoveWaits { id, partition, why, at_unix_ms } => self.move_waits(id, partition, &why, at_unix_ms),
         }
+    }
+
+    /// The service of a partition's group.
+    fn service(&self, partition: u16) -> GroupService {
+        self.contents.services.get(&partition).cloned().unwrap_or_default()
+    }
+
+    /// Those of all groups.
+    fn services(&self) -> Vec<GroupService> {
+        let partitions = self.contents.map.as_ref().map_or(0, |map| map.partitions.len());
+        (0..partitions).zip(0..).map(|(_, partition)| self.service(partition)).collect()
     }
 
     fn control_mut(&mut self) -> &mut Control {
@@ -172,6 +189,7 @@ impl ManagerState {
             Query::Changes => Reply::Changes(self.open_changes()),
             Query::Change { partition } => Reply::Control(self.change_of(partition)),
             Query::Kinds => Reply::Control(ControlReply::Kinds(self.kinds())),
+            Query::Services => Reply::Control(ControlReply::Services(self.services())),
             Query::Epochs { partition } => Reply::Epochs(self.epochs_of(partition).cloned().map(Box::new)),
             Query::EpochsFor { partition, replica } => {
                 let is_laid_out = self.servers(partition).is_ok_and(|servers| usize::from(replica) < servers.len());
@@ -191,7 +209,7 @@ impl StateMachine for ManagerState {
     /// that does not apply them is asked to keep another one.
     const IMAGE_VERSION: u16 = 1;
 
-    const COMMANDS_VERSION: u16 = 5;
+    const COMMANDS_VERSION: u16 = 6;
 
     fn command_version(command: &[u8]) -> Option<u16> {
         command::version(command)

@@ -28,9 +28,11 @@
 //! The group's configuration decides who votes: whether another one has taken the place of a member for good, the
 //! members say. This table only tells a server early that it will not vote.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use madkv_proto::frames::Registration;
+use madkv_proto::group_service::GroupService;
 use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
 use smr::entry::{Genesis, GenesisHash, GenesisRequest, Incumbent};
@@ -65,24 +67,31 @@ impl ManagerState {
         server_rf: u64,
         servers: &[String],
         kinds: &[GroupKind],
+        services: &[GroupService],
     ) -> Reply {
         let server_rf = usize::try_from(server_rf).unwrap_or(usize::MAX);
-        let wanted = match ClusterMap::deal_to_kinds(cluster, server_rf, servers, kinds) {
+        let wanted = match ClusterMap::deal_to_services(cluster, server_rf, servers, kinds, services) {
             Ok(map) => map,
             Err(error) => return Reply::Refused(error.to_string()),
         };
         let epochs = Epochs::of(kinds, wanted.partitions.len());
+        let service_of = |at: usize| services.get(at).or(services.first()).filter(|service| !service.is_key_value());
+        let services: BTreeMap<u16, GroupService> = (0..wanted.partitions.len())
+            .zip(0..)
+            .filter_map(|(at, partition)| Some((partition, service_of(at)?.clone())))
+            .collect();
         let is_same = |map: &ClusterMap| {
             map.cluster == wanted.cluster
                 && is_same_layout(map, &wanted)
                 && self.contents.epochs.are_of_the_same_kinds(&epochs)
+                && self.contents.services == services
         };
         match &self.contents.map {
             Some(map) if is_same(map) => Reply::Map(map.clone()),
             Some(_) => Reply::Refused("the cluster has another layout already".into()),
             None => {
                 let contents = Arc::make_mut(&mut self.contents);
-                (contents.map, contents.epochs) = (Some(wanted.clone()), epochs);
+                (contents.map, contents.epochs, contents.services) = (Some(wanted.clone()), epochs, services);
                 Reply::Map(wanted)
             }
         }

@@ -116,11 +116,15 @@ impl ManagerState {
         let Some(map) = &self.contents.map else {
             return ControlReply::Refused("there is no cluster map yet".to_owned());
         };
-        if map.partitions.last().is_some_and(|last| last.slots.is_empty() && are_same(&last.servers, &servers)) {
+        let is_added = |last: &Partition| last.is_store && last.slots.is_empty() && are_same(&last.servers, &servers);
+        if map.partitions.last().is_some_and(is_added) {
             return ControlReply::Done;
         }
         let number = map.partitions.len();
         let refused = |why: String| ControlReply::Refused(why);
+        if !map.has_store() {
+            return refused("all groups are of other services: there are no slots for another partition".to_owned());
+        }
         if number >= PARTITIONS_MAX {
             return refused(format!("there are {number} partitions; {PARTITIONS_MAX} are possible"));
         }
@@ -144,7 +148,7 @@ impl ManagerState {
         let text = format!("partition s{number} is added, without slots: {}", servers.join(", "));
         contents.control.events.append(at_unix_ms, SUBJECT, &text);
         if let Some(map) = &mut contents.map {
-            map.partitions.push(Partition { slots: SlotSet::default(), servers });
+            map.partitions.push(Partition { slots: SlotSet::default(), servers, is_store: true });
             map.epoch += 1;
         }
         ControlReply::Done
@@ -159,6 +163,10 @@ impl ManagerState {
         };
         if slots.is_empty() || !slots.is_sound() {
             return refused("these are no slots".to_owned());
+        }
+        let service = self.service(to);
+        if !service.is_key_value() {
+            return refused(format!("s{to} is of service {service}, and owns no slots"));
         }
         if let Some(open) = &self.contents.slots.open {
             return match (&open.slots, open.to) == (&slots, to) {

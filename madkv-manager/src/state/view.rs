@@ -1,6 +1,7 @@
 //! What detector and replication manager look at: a copy of what they need of the state.
 
 use madkv_proto::control::{Condition, Settings};
+use madkv_proto::group_service::GroupService;
 use madkv_proto::map::ClusterMap;
 use serde::{Deserialize, Serialize};
 use smr::epoch::GroupKind;
@@ -70,6 +71,8 @@ pub struct ReplicaView {
 pub struct GroupView {
     /// How it is kept in step.
     pub kind: GroupKind,
+    /// Which service it is of.
+    pub service: GroupService,
     /// How many replicas the map gives it.
     pub size: u16,
     /// Whether its genesis is recorded.
@@ -116,6 +119,7 @@ impl ManagerState {
             };
             GroupView {
                 kind: self.kind(partition),
+                service: self.service(partition),
                 size,
                 is_founded: founded.contains_key(&partition),
                 members: control.members(partition),

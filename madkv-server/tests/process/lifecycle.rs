@@ -69,6 +69,27 @@ async fn server_with_damaged_assignment_asks_the_manager_again() {
     assert_eq!(site.get(b"k").await.as_deref(), Some(&b"v"[..]));
 }
 
+// covers B9 G12
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_of_a_group_of_another_service_ends_with_one_line_before_it_registers() {
+    for joins in [false, true] {
+        let site = Site::new();
+        let services = vec!["voting".parse().unwrap()];
+        let manager = Manager::start_with(&site.manager, registered(), Some(services));
+        let mut line = site.line();
+        if joins {
+            line = site.line_in_group("0", "127.0.0.1:1");
+            line.extend(["--join", "--advertise=127.0.0.1:2,127.0.0.1:3"].map(str::to_owned));
+        }
+        let mut server = Process::start(&line);
+        assert_eq!(server.expect_end(TIMEOUT), Some(2), "{:#?}", server.all_lines());
+        let lines = server.all_lines();
+        let said = "--partition_id: 0; the managers say that s0 is of service voting, not kv";
+        assert!(lines.last().is_some_and(|line| line.contains(said)), "{lines:#?}");
+        assert_eq!(manager.heard(), [], "it has a place");
+    }
+}
+
 fn damage(path: &Path) {
     let mut bytes = std::fs::read(path).unwrap();
     let middle = bytes.len() / 2;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use madkv_proto::command::{Command, Query, decode_found, decode_value};
+use madkv_proto::control::{ControlReply, ControlRequest};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Registration, Service};
+use madkv_proto::group_service::GroupService;
 use madkv_proto::map::ClusterMap;
 use smr::id::{ClientId, ClusterId};
 use smr::replica::ReplyTo;
@@ -25,6 +27,8 @@ pub(crate) const ORDERLY_END: Duration = TIMEOUT;
 /// Gives every registration the same answer, and remembers it.
 pub(crate) struct FakeManager {
     pub(crate) answer: ClientResponse,
+    /// Of which services its groups are; `None` if it does not know the question.
+    pub(crate) services: Option<Vec<GroupService>>,
     pub(crate) heard: Mutex<Vec<Registration>>,
 }
 
@@ -57,6 +61,12 @@ impl Backend for FakeManager {
                 );
                 Some(ClientResponse::GenesisRecorded)
             }
+            ClientRequest::Control(request) if request == ControlRequest::Services.encode() => {
+                Some(match self.services.clone() {
+                    Some(services) => ClientResponse::Answer(ControlReply::Services(services).encode()),
+                    None => ClientResponse::Refused("not known".to_owned()),
+                })
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -69,7 +79,12 @@ pub(crate) struct Manager {
 
 impl Manager {
     pub(crate) fn start(address: &str, answer: ClientResponse) -> Manager {
-        let backend = Arc::new(FakeManager { answer, heard: Mutex::default() });
+        Manager::start_with(address, answer, None)
+    }
+
+    /// One whose groups are of these services.
+    pub(crate) fn start_with(address: &str, answer: ClientResponse, services: Option<Vec<GroupService>>) -> Manager {
+        let backend = Arc::new(FakeManager { answer, services, heard: Mutex::default() });
         let listener = std::net::TcpListener::bind(address).unwrap();
         let listener =
             Listener::open(&Handle::current(), listener, Arc::clone(&backend), ListenerLimits::default()).unwrap();

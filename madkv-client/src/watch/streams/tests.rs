@@ -24,7 +24,7 @@ struct Move {
     is_released: bool,
 }
 
-/// What the partitions have.
+/// What the partitions of the store have.
 struct World {
     map: ClusterMap,
     /// The notifications of each partition, by index.
@@ -43,9 +43,12 @@ impl World {
     fn new() -> World {
         let second = KEYS[1..].iter().fold(SlotSet::default(), |all, key| all.with(&slot(key)));
         let slots = [SlotSet::range(0, SLOTS).without(&second), second, SlotSet::default()];
-        let partition = |slots: SlotSet| Partition { slots, servers: vec!["127.0.0.1:1".to_owned()] };
+        let partition = |slots: SlotSet| Partition { slots, servers: vec!["127.0.0.1:1".to_owned()], is_store: true };
+        let mut partitions: Vec<Partition> = slots.map(partition).into();
+        // The last one is of another service. It knows no answer: asking it panics.
+        partitions.push(Partition { is_store: false, ..partition(SlotSet::default()) });
         World {
-            map: ClusterMap { cluster: ClusterId(7), epoch: 1, partitions: slots.map(partition).into() },
+            map: ClusterMap { cluster: ClusterId(7), epoch: 1, partitions },
             logs: vec![Vec::new(); PARTITIONS.into()],
             positions: vec![0; PARTITIONS.into()],
             owners: vec![Some(0), Some(1), Some(1), Some(1)],
@@ -241,7 +244,7 @@ impl Watching {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
-    // covers C17 C18
+    // covers C17 C18 G12
     #[test]
     fn each_change_is_told_once_in_order_wherever_its_key_moves(
         steps in proptest::collection::vec(step(), 0..150),
