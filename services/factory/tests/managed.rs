@@ -191,6 +191,28 @@ fn servers_that_are_sent_orders_in_turn_move_the_production_once_a_second_and_le
     }
 }
 
+#[test]
+fn without_managers_the_primary_goes_on_and_an_idle_factory_says_that_it_cannot_take_over() {
+    let mut group = group("passive", 2);
+    group.order(0, 1, 1, &[]).unwrap();
+    group.wait_indexes(1, indexes(1, 0, 0)).unwrap();
+    group.manager.as_mut().unwrap().kill();
+    // Clients that need no manager.
+    group.client_flags.clear();
+    group.order(0, 1, 1, &["--first_order", "1"]).unwrap();
+    let refused = group.client(1, &["1", "1", "1", "--first_order", "2"]).unwrap();
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("the managers do not say whether this factory is the primary"),
+        "{}",
+        refused.stderr
+    );
+    // It had stopped for that, and goes on.
+    group.order(0, 1, 1, &["--first_order", "3"]).unwrap();
+    group.wait_indexes(0, indexes(3, 3, 0)).unwrap();
+    group.wait_indexes(1, indexes(3, 2, 0)).unwrap();
+}
+
 fn line(program: &str, words: &str) -> (Option<i32>, String) {
     let output = Command::new(program).args(words.split_whitespace()).stdin(Stdio::null()).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
