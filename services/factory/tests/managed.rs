@@ -18,9 +18,13 @@ const CLIENT: &str = env!("CARGO_BIN_EXE_factory-client");
 const QUICK: [&str; 2] = ["--rejoin_pause_max", "1000"];
 
 fn group(kind: &str, servers: u16) -> Group {
+    group_of((kind, 0), servers, "factory")
+}
+
+fn group_of(kind: (&str, u16), servers: u16, services: &str) -> Group {
     let built = Built::of_a_cluster().unwrap_or_else(|error| panic!("{error}"));
     let programs = [Path::new(SERVER), Path::new(CLIENT), &built.path(MANAGER)];
-    Group::under_manager(kind, servers, programs, &QUICK).unwrap()
+    Group::under_manager(kind, servers, programs, &[&QUICK[..], &["--service", services]].concat()).unwrap()
 }
 
 fn indexes(last: u64, committed: u64, primary: i64) -> Indexes {
@@ -36,7 +40,8 @@ fn said(group: &Group) -> String {
 
 #[test]
 fn server_that_is_sent_an_order_becomes_the_primary_and_the_other_one_has_it() {
-    let group = group("active", 2);
+    // Beside a partition of the key-value store.
+    let group = group_of(("active", 1), 2, "kv,factory");
     group.order(1, 1, 1, &["--first_customer", "7"]).unwrap();
     group.wait_indexes(1, indexes(1, 1, 1)).unwrap();
     group.order(0, 1, 1, &["--first_customer", "8"]).unwrap();
@@ -224,7 +229,7 @@ fn line(program: &str, words: &str) -> (Option<i32>, String) {
 #[test]
 fn wrong_use_is_answered_with_one_line() {
     let group = group("passive", 2);
-    let managers = group.client_flags.join(" ");
+    let managers = group.client_flags[..2].join(" ");
     let (port, other) = (group.port(0), group.port(1));
     let free = madkv_testkit::ports::Ports::claim(2).unwrap();
     let free = free.first();
@@ -255,14 +260,18 @@ fn wrong_use_is_answered_with_one_line() {
 
 // covers B9 D13
 #[test]
-fn group_of_a_kind_without_promotion_and_a_directory_of_the_other_mode_are_refused() {
-    let built = Built::of_a_cluster().unwrap_or_else(|error| panic!("{error}"));
-    let programs = [Path::new(SERVER), Path::new(CLIENT), &built.path(MANAGER)];
-    let mut raft = Group::under_manager("raft", 1, programs, &[]).unwrap();
-    let ended = raft.server(0).wait_end(TIMEOUT).and_then(|status| status.code());
-    let text = raft.server(0).log_text();
-    assert_eq!(ended, Some(2), "{text}");
+fn group_of_another_service_or_kind_and_a_directory_of_the_other_mode_are_refused() {
+    let said_by_server = |kind: &str, service: &str| {
+        let mut group = group_of((kind, 0), 1, service);
+        let ended = group.server(0).wait_end(TIMEOUT).and_then(|status| status.code());
+        let text = group.server(0).log_text();
+        assert_eq!(ended, Some(2), "{text}");
+        text
+    };
+    let text = said_by_server("raft", "factory");
     assert!(text.contains("s0 is of kind raft there; factories need passive or active"), "{text}");
+    let text = said_by_server("passive", "voting");
+    assert!(text.contains("--partition_id: 0; the managers say that s0 is of service voting, not factory"), "{text}");
 
     let mut group = group("passive", 1);
     group.order(0, 1, 1, &[]).unwrap();

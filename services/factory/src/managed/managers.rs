@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use madkv_proto::control::{ControlReply, ControlRequest};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Service};
+use madkv_proto::group_service::GroupService;
 use smr::epoch::GroupKind;
 use smr::id::ClusterId;
 use smr_service::dial::Dialled;
 use smr_service::process::jittered;
 use tokio::time::Instant;
 
+/// What groups of factories are called in the managers' layout (`madkv-manager --service`).
+pub const SERVICE_NAME: &str = "factory";
 /// How long one manager may take to answer from what it knows, in milliseconds.
 const ANSWER_TIMEOUT_MS: u64 = 2_000;
 /// How long the manager that leads may take for a promotion, in milliseconds: it gives up after 5 s itself.
@@ -119,6 +122,17 @@ impl Managers {
             let last = map.partitions.len().saturating_sub(1);
             return Ok(Err(format!("--partition_id: {partition}; the managers have partitions 0 to {last}")));
         };
+        let service = match self.control(&ControlRequest::Services, limit).await? {
+            ControlReply::Services(services) => {
+                services.get(usize::from(partition)).cloned().ok_or("no cluster map yet")?
+            }
+            // Builds that know of the key-value store alone.
+            ControlReply::Refused(_) => GroupService::default(),
+            other => return Err(format!("unexpected answer {other:?}")),
+        };
+        if let Err(why) = service.expect(SERVICE_NAME, partition) {
+            return Ok(Err(format!("--partition_id: {partition}; {why}")));
+        }
         let kind = match self.control(&ControlRequest::Kinds, limit).await? {
             ControlReply::Kinds(kinds) => kinds.get(usize::from(partition)).copied().ok_or("no cluster map yet")?,
             // Builds that know of one kind alone.

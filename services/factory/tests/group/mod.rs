@@ -83,21 +83,24 @@ impl Group {
         Ok(Group { servers, manager: None, client_flags, ports, directory, client, clients: 0 })
     }
 
-    /// A group of this kind under a manager, which runs; its clients know that, too.
+    /// A group of this kind under a manager, which runs; its clients know that, too. In the manager's layout it is this
+    /// partition; of one before it no server runs.
     pub(crate) fn under_manager(
-        kind: &str,
+        (kind, partition): (&str, u16),
         servers: u16,
         [server, client, manager]: [&Path; 3],
         manager_flags: &[&str],
     ) -> io::Result<Group> {
         let mut group = Group::new(servers, server, client)?;
-        // Those of the customers, those of the replicas, and two of the manager.
-        group.ports = Ports::claim(2 * servers + 2)?;
+        // Those of the customers, those of the replicas, two of the manager, and those of which no one listens.
+        group.ports = Ports::claim((2 + partition) * servers + 2)?;
         let first = group.ports.first();
         let loopback = |port: u16| format!("127.0.0.1:{port}");
         let (listen, p2p) = (loopback(first + 2 * servers), loopback(first + 2 * servers + 1));
         let sync = sync_flags(group.directory.path());
-        let addresses = (0..servers).map(|id| loopback(first + id)).collect::<Vec<_>>().join(",");
+        let unused = (0..partition * servers).map(|unused| loopback(first + 2 * servers + 2 + unused));
+        let addresses = unused.chain((0..servers).map(|id| loopback(first + id))).collect::<Vec<_>>().join(",");
+        let of_layout = ["--managers", &listen, "--partition_id", &partition.to_string()].map(str::to_owned);
         let (size, backer) = (servers.to_string(), group.directory.path().join("manager").display().to_string());
         let line = [
             ["--replica_id", "0"],
@@ -115,10 +118,10 @@ impl Group {
         let mut process = Process::new(manager.to_path_buf(), line, log).with_stdin();
         process.start()?;
         group.manager = Some(process);
-        group.client_flags = vec!["--managers".to_owned(), listen.clone()];
+        group.client_flags = of_layout.to_vec();
         for id in 0..servers {
             let mut line = server_line(group.directory.path(), first, servers, id);
-            line.extend(["--managers", &listen, "--p2p_offset", &size].map(str::to_owned));
+            line.extend(of_layout.clone().into_iter().chain(["--p2p_offset", &size].map(str::to_owned)));
             let line = line.into_iter().map(OsString::from).chain(sync.iter().cloned()).collect();
             let log = group.directory.path().join(format!("server.{id}.log"));
             group.servers[usize::from(id)] = Process::new(server.to_path_buf(), line, log).with_stdin();
