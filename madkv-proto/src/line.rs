@@ -3,6 +3,7 @@
 //! Keywords are case-sensitive. Words are separated by any number of ASCII spaces and tabs; every other byte belongs to
 //! a word, and the line must be valid UTF-8.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use bytes::Bytes;
@@ -21,10 +22,23 @@ pub enum Line<'a> {
     /// `SCAN <from> <to>`.
     Scan(&'a str, &'a str),
     /// `WATCH <key>`, or `WATCH <from> <to> [<index>]`: the first key, the last one, and where to begin.
-    Watch(&'a str, &'a str, Option<u64>),
+    Watch(&'a str, &'a str, Option<WatchIndex<'a>>),
     /// `STOP`.
     Stop,
 }
+
+/// Where a watch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchIndex<'a> {
+    /// `7`: with the entry of this index.
+    One(u64),
+    /// `s0:7,s1:9`: with the entry of this index in each of these partitions.
+    Each(PartitionIndexes<'a>),
+}
+
+/// Partitions with an index of each, in words; no partition twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionIndexes<'a>(&'a str);
 
 /// Why a line is no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +59,7 @@ pub enum BadLine {
     #[error("wrong number of words; expected {0}")]
     WordCount(&'static str),
     /// What should be a number is none.
-    #[error("an index is a whole number; expected {0}")]
+    #[error("an index is a whole number, or one for each partition as s0:7,s1:9; expected {0}")]
     Index(&'static str),
     /// Longer than any request can be.
     #[error("line too long")]
@@ -101,10 +115,35 @@ fn watch(words: [Option<&str>; 3], has_more: bool) -> Result<Line<'_>, BadLine> 
         [Some(key), None, None] => Ok(Line::Watch(key, key, None)),
         [Some(from), Some(to), None] => Ok(Line::Watch(from, to, None)),
         [Some(from), Some(to), Some(index)] => {
-            index.parse().map(|index| Line::Watch(from, to, Some(index))).map_err(|_| BadLine::Index(WATCH))
+            let index = WatchIndex::parse(index).ok_or(BadLine::Index(WATCH))?;
+            Ok(Line::Watch(from, to, Some(index)))
         }
         _ => Err(BadLine::WordCount(WATCH)),
     }
+}
+
+impl WatchIndex<'_> {
+    /// What a word says; `None` if it is no index.
+    pub fn parse(word: &str) -> Option<WatchIndex<'_>> {
+        if let Ok(index) = word.parse() {
+            return Some(WatchIndex::One(index));
+        }
+        let mut partitions = BTreeSet::new();
+        let is_new = |part| one_index(part).is_some_and(|(partition, _)| partitions.insert(partition));
+        word.split(',').all(is_new).then_some(WatchIndex::Each(PartitionIndexes(word)))
+    }
+}
+
+impl PartitionIndexes<'_> {
+    /// The numbers of the partitions, each with its index.
+    pub fn iter(&self) -> impl Iterator<Item = (u16, u64)> {
+        self.0.split(',').filter_map(one_index)
+    }
+}
+
+fn one_index(part: &str) -> Option<(u16, u64)> {
+    let (group, index) = part.split_once(':')?;
+    Some((group.strip_prefix('s')?.parse().ok()?, index.parse().ok()?))
 }
 
 /// What someone means who says this word, if that is clear: words of other programs, and ours in small letters.
@@ -255,6 +294,19 @@ mod tests {
         assert_eq!(parse(b""), Err(BadLine::Empty));
         assert_eq!(parse(b" \t "), Err(BadLine::Empty));
         assert_eq!(parse(b"GET \xff"), Err(BadLine::NotUtf8));
+    }
+
+    #[test]
+    fn watch_index_is_a_number_or_one_for_each_partition() {
+        assert_eq!(parse(b"WATCH a z 7"), Ok(Line::Watch("a", "z", Some(WatchIndex::One(7)))));
+        let Ok(Line::Watch("a", "z", Some(WatchIndex::Each(each)))) = parse(b"WATCH a z s0:7,s12:9") else {
+            panic!("it is refused");
+        };
+        assert_eq!(each.iter().collect::<Vec<_>>(), [(0, 7), (12, 9)]);
+        for wrong in ["-1", "s0", "s0:", "0:7", "s0:7,", "7,8", "m:3", "s0:7,s0:8", "s99999:1"] {
+            let line = format!("WATCH a z {wrong}");
+            assert_eq!(parse(line.as_bytes()), Err(BadLine::Index(WATCH)), "{wrong}");
+        }
     }
 
     #[test]

@@ -140,13 +140,40 @@ fn watch_on_a_pipe_tells_all_up_to_the_next_line_and_then_answers_that() {
         ("WATCH a b 1 2", "wrong number of words"),
         ("WATCH a b soon", "a whole number"),
         ("WATCH b a", "comes after its last one"),
-        ("WATCH a b 999999", "has no entry 999999"),
+        ("WATCH a b 7", "ERROR the index 7 is of one partition, and the keys are in s0, s1: name an index of each"),
+        ("WATCH a b s0:7", "s1 has some of the keys: name an index of it, too"),
+        ("WATCH a b s0:7,s1:9,s2:1", "there is no s2"),
+        ("WATCH a b s0:1,s1:999999", "has no entry 999999"),
     ] {
         let answer = client.ask(line, TIMEOUT).unwrap();
         assert!(answer.starts_with("ERROR ") && answer.contains(part), "{line}: {answer}");
     }
     assert_eq!(client.ask("GET k8", TIMEOUT).unwrap(), "GET k8 v8");
+    // Each partition goes on at its own index.
+    let indexes = |partition: &str| -> Vec<u64> {
+        let changes = told_by_partition(&scene, 30);
+        changes.iter().filter(|(of, _)| of == partition).map(|(_, index)| *index).collect()
+    };
+    let (first, second) = (indexes("s0"), indexes("s1"));
+    client.send(&format!("WATCH a z s0:{},s1:{}", first[2], second[3])).unwrap();
+    client.send("GET k8").unwrap();
+    let mut events = 0;
+    while client.line(TIMEOUT).unwrap() != "GET k8 v8" {
+        events += 1;
+    }
+    assert_eq!(events, 30 - 2 - 3);
     assert!(client.finish(TIMEOUT).unwrap().success());
+}
+
+/// The partitions and indexes of this many changes, as `watch --json` tells them.
+fn told_by_partition(scene: &Cluster, count: usize) -> Vec<(String, u64)> {
+    let arguments = ["--manager_addrs", &scene.manager_addresses(), "watch", "a", "--to", "z", "--from", "1", "--json"];
+    let mut watcher = LineClient::start(&programs().path(CLIENT), &arguments.map(str::to_owned)).unwrap();
+    let mut next = || -> (String, u64) {
+        let told: serde_json::Value = serde_json::from_str(&watcher.line(TIMEOUT).unwrap()).unwrap();
+        (told["partition"].as_str().unwrap().to_owned(), told["index"].as_u64().unwrap())
+    };
+    (0..count).map(|_| next()).collect()
 }
 
 /// What is kept is bounded: whoever comes for what is gone is told from where on there are changes.

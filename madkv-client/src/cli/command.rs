@@ -95,7 +95,8 @@ pub enum CliCommand {
     /// Each change of a key, or of a range of keys, as it comes
     ///
     /// Until Ctrl-C: EVENT, the index of its entry in the log of its partition, PUT or DELETE, the key and the value.
-    /// On stderr it says from which index on; with --from a later one goes on there, as long as that is kept.
+    /// With --from it goes on where another one was, as long as that is kept. With --json each change names its
+    /// partition.
     Watch {
         /// The key
         #[arg(allow_hyphen_values = true)]
@@ -103,7 +104,7 @@ pub enum CliCommand {
         /// The last key, included, if it is a range
         #[arg(long, allow_hyphen_values = true)]
         to: Option<String>,
-        /// The first entry, as 7, or as s0:7,s1:9 for each partition; without it, with what is written from now on
+        /// The first entry, as 7, or as s0:7,s1:9 if the keys are in several partitions; without it, from now on
         #[arg(long, value_name = "INDEX", value_parser = watch::start)]
         from: Option<WatchStart>,
         /// A JSON object for each instead of a line

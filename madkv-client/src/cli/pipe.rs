@@ -14,10 +14,10 @@ use smr_service::log_sink;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+use crate::Client;
 use crate::cli::host::{Host, word_of};
 use crate::cli::run_line;
 use crate::cli::watch::{self, Watched};
-use crate::{Client, WatchStart};
 
 /// Answers lines until STOP or the end of input. Returns whether it was STOP.
 ///
@@ -39,8 +39,7 @@ pub fn run(
             Next::Line => line::parse(&buffer),
         };
         if let Ok(Line::Watch(first, last, index)) = line {
-            let start = index.map_or(WatchStart::Now, WatchStart::Index);
-            let watched = Watched { first: first.to_owned(), last: last.to_owned(), start };
+            let watched = Watched::new(first, last, index);
             let mut reads = read_aside(input, buffer)?;
             let read = match runtime.block_on(watch::tell_until(client, &watched, &mut reads, out))? {
                 Some(read) => read,

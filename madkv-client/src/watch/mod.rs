@@ -30,9 +30,10 @@ pub enum WatchStart {
     /// With what is written from now on.
     #[default]
     Now,
-    /// With the entry of this index, in each partition.
+    /// With the entry of this index. It is of one log, so more than 1, which is all that is remembered, is refused
+    /// where the keys are in several partitions.
     Index(u64),
-    /// With the entry of this index in these partitions, by number; in others, from where slots came to them.
+    /// With the entry of this index in these partitions, by number. Each that has some of the keys is to be named.
     Indexes(BTreeMap<u16, u64>),
 }
 
@@ -91,9 +92,49 @@ pub enum WatchError {
         /// The entry that it wanted.
         wanted: u64,
     },
+    /// It was to begin at one index, and the keys are in several partitions, each of which has its own.
+    #[error(
+        "the index {index} is of one partition, and the keys are in {}: name an index of each, as s0:{index},s1:9, \
+         or 1 for all that is remembered",
+        names(partitions)
+    )]
+    Ambiguous {
+        /// The index.
+        index: u64,
+        /// The numbers of the partitions.
+        partitions: Vec<u16>,
+    },
+    /// It was told where to begin in some of the partitions that have its keys, and not in this one.
+    #[error("s{partition} has some of the keys: name an index of it, too; s{partition}:1 is all that it remembers")]
+    NotNamed {
+        /// The number of the partition.
+        partition: u16,
+    },
+    /// It was told where to begin in a partition that the map does not have, or in a group of another service.
+    #[error("there is no s{partition} that has keys")]
+    NoPartition {
+        /// The number.
+        partition: u16,
+    },
+    /// It was to begin at one index, and keys came since from a partition that was not watched.
+    #[error(
+        "by entry {index} keys have come to s{partition} from a partition of which no index was named, and what they \
+         did there is not told; read the keys and watch again"
+    )]
+    CameFromElsewhere {
+        /// The number of the partition to which they came.
+        partition: u16,
+        /// The entry.
+        index: u64,
+    },
     /// A call has failed.
     #[error(transparent)]
     Call(#[from] Error),
+}
+
+fn names(partitions: &[u16]) -> String {
+    let names: Vec<String> = partitions.iter().map(|partition| format!("s{partition}")).collect();
+    names.join(", ")
 }
 
 /// A watch of a range of keys. Nothing is asked while no one waits for its events, so one that is slow costs the
@@ -136,7 +177,7 @@ impl Client {
         let late = |_| self.timeout(false);
         let routes = self.store_routes(deadline).await?;
         let (first, last) = (Bytes::copy_from_slice(first), Bytes::copy_from_slice(last));
-        let streams = Streams::new((first == last).then(|| first.clone()), start, &routes.map);
+        let streams = Streams::new((first == last).then(|| first.clone()), start, &routes.map)?;
         let mut watch = Watch {
             client: self.clone(),
             routes,
@@ -203,9 +244,11 @@ impl Watch {
         (events, late.and_then(|()| self.failed.clone().map_or(Ok(()), Err)))
     }
 
-    /// The next entry that is to be heard, of each partition that is watched, by number.
-    pub fn next_indexes(&self) -> Vec<(u16, u64)> {
-        self.streams.next_indexes()
+    /// Where another watch goes on if this one ends now: the next entry of each partition, for [`WatchStart::Indexes`].
+    /// `None` while something that was heard is not taken yet, or slots that have moved are being followed: then no
+    /// such numbers say it all.
+    pub fn position(&self) -> Option<BTreeMap<u16, u64>> {
+        if self.events.is_empty() { self.streams.position() } else { None }
     }
 
     /// Asks what there is to ask, and takes in the next answer.
@@ -232,7 +275,9 @@ impl Watch {
                 self.is_fetching = false;
                 self.fetches =
                     if routes.map.epoch > self.routes.map.epoch { 0 } else { self.fetches.saturating_add(1) };
-                self.streams.follow(&routes.map);
+                if let Err(error) = self.streams.follow(&routes.map) {
+                    self.failed.get_or_insert(error);
+                }
                 self.routes = routes;
             }
             Told::Heard(question, heard) => {

@@ -7,7 +7,7 @@
 //! new one tells. If several streams stand still, the one of the earliest move goes on first; moves follow one another,
 //! so one that stands at a later move has told all that an earlier one waits for.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use madkv_proto::map::ClusterMap;
@@ -38,13 +38,15 @@ pub(super) struct Streams {
     asked: u64,
     /// Questions up to this one are to be answered soon.
     mark: u64,
-    /// Slots have left by the map of this epoch, and where they went is not watched yet.
-    left_by: Option<u64>,
-    /// Slots have left by the maps of these epochs, and have not been found where they went.
-    away: BTreeSet<u64>,
+    /// Slots have left, and where they went is not watched yet.
+    left_by: Option<Left>,
+    /// Slots that have left by the maps of these epochs, and have not been found where they went. They may be there by
+    /// a later map than that by which they left: if the group that they went to was founded anew meanwhile, say.
+    away: BTreeMap<u64, SlotSet>,
     /// A partition that is watched later than the first ones is heard from where slots came to it by the map of this
-    /// epoch or a later one: what its keys did before was elsewhere.
-    base_epoch: u64,
+    /// epoch or a later one: what its keys did before was elsewhere. `None` if the first ones tell of moves that are
+    /// long over; then it is the epoch of the first one that they tell of.
+    base_epoch: Option<u64>,
     /// Whether all was asked once: only then there are events.
     was_begun: bool,
     events: VecDeque<WatchEvent>,
@@ -68,14 +70,25 @@ struct Stream {
     pending: VecDeque<(u64, Notice)>,
 }
 
-/// Slots came.
+/// Slots came whose keys are watched.
 #[derive(Debug)]
 struct Stop {
+    /// By this entry.
+    index: u64,
     /// By the map of this epoch.
     epoch: u64,
     /// Questions after this one, to the other partitions, are to be answered first.
     after: u64,
     slots: SlotSet,
+}
+
+/// Slots have left partitions.
+#[derive(Debug)]
+struct Left {
+    /// By the map of this epoch, or of later ones.
+    epoch: u64,
+    /// After questions up to this one were asked.
+    after: u64,
 }
 
 /// What is to be asked.
@@ -100,7 +113,7 @@ pub(super) enum Heard {
 }
 
 impl Streams {
-    pub(super) fn new(key: Option<Bytes>, start: WatchStart, map: &ClusterMap) -> Streams {
+    pub(super) fn new(key: Option<Bytes>, start: WatchStart, map: &ClusterMap) -> Result<Streams, WatchError> {
         let mut streams = Streams {
             key,
             start,
@@ -111,25 +124,56 @@ impl Streams {
             asked: 0,
             mark: 0,
             left_by: None,
-            away: BTreeSet::new(),
-            base_epoch: 1,
+            away: BTreeMap::new(),
+            base_epoch: None,
             was_begun: false,
             events: VecDeque::new(),
         };
-        streams.begin();
-        streams
+        streams.begin()?;
+        Ok(streams)
     }
 
-    fn begin(&mut self) {
-        let owners = match &self.key {
-            Some(key) => vec![self.map.partition_of(key) as u16], // at most PARTITIONS_MAX
-            None => self.owners(),
-        };
-        (self.left_by, self.away) = (None, BTreeSet::new());
+    fn begin(&mut self) -> Result<(), WatchError> {
+        let owners = self.owners_of_keys();
+        self.check_start(&owners)?;
+        (self.left_by, self.away) = (None, BTreeMap::new());
         // Whoever begins now has missed nothing that was over when this map was published.
-        self.base_epoch = if self.start == WatchStart::Now { self.map.epoch.saturating_add(1) } else { 1 };
+        self.base_epoch = (self.start == WatchStart::Now).then(|| self.map.epoch.saturating_add(1));
         self.events.clear();
-        self.streams = owners.into_iter().map(|partition| (partition, Stream::new(self.start_in(partition)))).collect();
+        self.streams = match &self.start {
+            WatchStart::Indexes(indexes) => {
+                let stream = |(partition, index): (&u16, &u64)| (*partition, Stream::new(from_index(*index)));
+                indexes.iter().map(stream).collect()
+            }
+            WatchStart::Index(index) => {
+                owners.into_iter().map(|partition| (partition, Stream::new(from_index(*index)))).collect()
+            }
+            WatchStart::Now => owners.into_iter().map(|partition| (partition, Stream::new(WatchFrom::Now))).collect(),
+        };
+        Ok(())
+    }
+
+    /// A number of one log means nothing in another one. Where it would have to, changes would be left out without a
+    /// word.
+    fn check_start(&self, owners: &[u16]) -> Result<(), WatchError> {
+        match &self.start {
+            WatchStart::Index(index) if *index > 1 && owners.len() > 1 => {
+                Err(WatchError::Ambiguous { index: *index, partitions: owners.to_vec() })
+            }
+            WatchStart::Indexes(indexes) => {
+                let is_missing = |partition: &&u16| !indexes.contains_key(*partition);
+                if let Some(&partition) = owners.iter().find(is_missing) {
+                    return Err(WatchError::NotNamed { partition });
+                }
+                let partitions = &self.map.partitions;
+                let is_known = |number: &u16| partitions.get(usize::from(*number)).is_some_and(|known| known.is_store);
+                match indexes.keys().find(|partition| !is_known(partition)) {
+                    Some(&partition) => Err(WatchError::NoPartition { partition }),
+                    None => Ok(()),
+                }
+            }
+            WatchStart::Now | WatchStart::Index(_) => Ok(()),
+        }
     }
 
     fn partitions(&self) -> impl Iterator<Item = u16> + use<> {
@@ -141,17 +185,13 @@ impl Streams {
         self.partitions().filter(|partition| owns_slots(&self.map, usize::from(*partition))).collect()
     }
 
-    fn start_in(&self, partition: u16) -> WatchFrom {
-        match &self.start {
-            WatchStart::Now => WatchFrom::Now,
-            // No entry has index 0.
-            WatchStart::Index(index) => WatchFrom::Index(*index.max(&1)),
-            WatchStart::Indexes(indexes) => {
-                // Slots may have moved there since these were noted.
-                let came = WatchFrom::Slots { epoch: 1 };
-                indexes.get(&partition).map_or(came, |index| WatchFrom::Index(*index.max(&1)))
-            }
-        }
+    /// Those of them that may have keys that are watched.
+    fn owners_of_keys(&self) -> Vec<u16> {
+        self.key.as_ref().map_or_else(|| self.owners(), |key| vec![self.owner_of(key)])
+    }
+
+    fn owner_of(&self, key: &[u8]) -> u16 {
+        self.map.partition_of(key) as u16 // at most PARTITIONS_MAX
     }
 
     /// Whether all was asked once, by a map that is not outdated.
@@ -176,17 +216,23 @@ impl Streams {
     pub(super) fn has_reached(&self, mark: u64) -> bool {
         // Where slots have gone is heard, too.
         self.wants_map().is_none()
+            && self.left_by.is_none()
             && self.counting(!self.away.is_empty()).all(|(_, stream)| stream.stop.is_none() && stream.reached > mark)
     }
 
-    /// The next entry to be heard, by partition.
-    pub(super) fn next_indexes(&self) -> Vec<(u16, u64)> {
-        let next = |stream: &Stream| match (stream.pending.front(), stream.from) {
-            (Some((index, _)), _) => Some(*index),
-            (None, WatchFrom::Index(index)) => Some(index),
-            (None, WatchFrom::Now | WatchFrom::Slots { .. }) => None,
+    /// The next entry to be heard, by partition, if these numbers say it all: whoever goes on from them misses nothing,
+    /// and hears nothing twice.
+    pub(super) fn position(&self) -> Option<BTreeMap<u16, u64>> {
+        let is_following = self.left_by.is_some() || !self.away.is_empty() || !self.has_begun();
+        if is_following || !self.events.is_empty() || self.streams.values().any(|stream| stream.stop.is_some()) {
+            return None;
+        }
+        // One that has not begun has no slots, and none have passed through it.
+        let next = |(partition, stream): (&u16, &Stream)| match stream.from {
+            WatchFrom::Index(index) => Some((*partition, index)),
+            WatchFrom::Now | WatchFrom::Slots { .. } => None,
         };
-        self.streams.iter().filter_map(|(partition, stream)| Some((*partition, next(stream)?))).collect()
+        Some(self.streams.iter().filter_map(next).collect())
     }
 
     /// What was heard since this was last called.
@@ -211,8 +257,9 @@ impl Streams {
     pub(super) fn questions(&mut self) -> Vec<Question> {
         // Each that stands still waits for the others, up to some question.
         let stops = self.streams.values().filter_map(|stream| stream.stop.as_ref().map(|stop| stop.after));
-        let wanted = stops.fold(self.mark, u64::max);
-        let is_single = self.key.is_some();
+        let left = self.left_by.as_ref().map(|left| left.after);
+        let wanted = stops.chain(left).fold(self.mark, u64::max);
+        let key_is_at = self.key.as_ref().map(|key| self.owner_of(key));
         let waits_for_others = !self.was_begun && self.events.len() >= EVENTS_BEFORE_ALL_BEGAN_MAX;
         let mut questions = Vec::new();
         for (&partition, stream) in &mut self.streams {
@@ -221,7 +268,8 @@ impl Streams {
             }
             self.asked += 1;
             stream.under_way = Some(self.asked);
-            let begins = is_single && !stream.has_begun && !matches!(stream.from, WatchFrom::Slots { .. });
+            let is_at_start = !stream.has_begun && !matches!(stream.from, WatchFrom::Slots { .. });
+            let begins = is_at_start && key_is_at == Some(partition);
             let is_urgent = !stream.has_begun || stream.reached <= wanted;
             questions.push(Question { number: self.asked, partition, from: stream.from, begins, is_urgent });
         }
@@ -229,33 +277,50 @@ impl Streams {
     }
 
     /// There is a map that may be newer.
-    pub(super) fn follow(&mut self, map: &ClusterMap) {
+    ///
+    /// # Errors
+    /// If the watch cannot begin by that.
+    pub(super) fn follow(&mut self, map: &ClusterMap) -> Result<(), WatchError> {
         let known = std::mem::replace(&mut self.map, map.clone()).epoch;
         let is_newer = map.epoch > known;
         if std::mem::take(&mut self.is_lost) || is_newer && !self.was_begun {
-            self.begin();
-        } else if is_newer && self.key.is_none() {
+            self.begin()?;
+        } else if let (true, None, Some(epoch)) = (is_newer, &self.key, self.base_epoch) {
             // What they had before the map that was known is heard where it was.
-            for partition in self.owners() {
-                self.watch_too(partition, self.base_epoch);
-            }
+            self.owners().into_iter().for_each(|partition| self.watch_too(partition, epoch));
         }
-        self.follow_slots();
-        self.release();
+        self.release()?;
         self.note_begun();
+        Ok(())
     }
 
     /// Watches all partitions of the store once slots have left one: theirs may have been at any of them since. One
     /// that has no slots by now may have had them in between; groups of other services never have any.
     fn follow_slots(&mut self) {
-        let Some(left_by) = self.left_by.take_if(|epoch| *epoch <= self.map.epoch) else { return };
-        // A single key has been in one place until it left.
-        let epoch = if self.key.is_some() { left_by } else { self.base_epoch };
+        let Some(left) = self.left_by.as_ref().filter(|left| left.epoch <= self.map.epoch) else { return };
+        let epoch = match self.base_epoch.filter(|_| self.key.is_none()) {
+            Some(base_epoch) => base_epoch,
+            None if self.key.is_none() && self.may_tell_of_earlier(left) => return,
+            // A single key has been in one place until it left; and what all keys did before the first of them left
+            // was where they were.
+            None => left.epoch,
+        };
+        self.left_by = None;
         for partition in self.partitions() {
             if self.map.partitions[usize::from(partition)].is_store {
                 self.watch_too(partition, epoch);
             }
         }
+    }
+
+    /// Whether slots may have left one that is watched by an earlier map, and it has not told so yet. Moves follow one
+    /// another, so that is in its log by now.
+    fn may_tell_of_earlier(&self, left: &Left) -> bool {
+        let may_tell = |stream: &Stream| match &stream.stop {
+            Some(stop) => stop.epoch < left.epoch,
+            None => stream.reached <= left.after,
+        };
+        self.counting(false).any(|(_, stream)| may_tell(stream))
     }
 
     fn watch_too(&mut self, partition: u16, epoch: u64) {
@@ -270,10 +335,10 @@ impl Streams {
         else {
             return Ok(()); // it was asked again
         };
-        if !stream.has_begun && !owns_slots(&self.map, usize::from(partition)) {
+        let was_named = matches!(stream.from, WatchFrom::Index(_));
+        if !stream.has_begun && !was_named && !owns_slots(&self.map, usize::from(partition)) {
             self.streams.remove(&partition);
-            self.release();
-            return Ok(());
+            return self.release();
         }
         Err(error.into())
     }
@@ -320,7 +385,7 @@ impl Streams {
                 }
                 self.wanted_epoch = self.wanted_epoch.max(epoch);
                 self.tell(partition);
-                self.release();
+                self.release()?;
                 self.note_begun();
                 Ok(())
             }
@@ -337,19 +402,19 @@ impl Streams {
                     self.events.push_back(WatchEvent::Changed(KeyChange { partition, index, key, value }));
                 }
                 Notice::Slots(SlotsMoved { epoch, left, came }) => {
-                    let concerns = |slots: &SlotSet| match &self.key {
-                        Some(key) => slots.contains(slot_of(key)),
-                        None => !slots.is_empty(),
-                    };
-                    let (leaves, comes) = (concerns(&left), concerns(&came));
-                    if comes {
-                        stream.stop = Some(Stop { epoch, after: self.asked, slots: came });
+                    let (left, slots) = (self.of_interest(&left), self.of_interest(&came));
+                    if !slots.is_empty()
+                        && let Some(stream) = self.streams.get_mut(&partition)
+                    {
+                        stream.stop = Some(Stop { index, epoch, after: self.asked, slots });
                     }
-                    if leaves {
+                    if !left.is_empty() {
                         self.events.push_back(WatchEvent::Moved { partition, epoch });
                         self.wanted_epoch = self.wanted_epoch.max(epoch);
-                        self.away.insert(epoch);
-                        self.left_by = Some(self.left_by.map_or(epoch, |earlier| earlier.min(epoch)));
+                        let away = self.away.entry(epoch).or_default();
+                        *away = away.with(&left);
+                        let left = self.left_by.get_or_insert(Left { epoch, after: self.asked });
+                        left.epoch = left.epoch.min(epoch);
                         self.follow_slots();
                     }
                 }
@@ -357,24 +422,44 @@ impl Streams {
         }
     }
 
+    /// Those of these slots that have keys that are watched.
+    fn of_interest(&self, slots: &SlotSet) -> SlotSet {
+        match self.key.as_ref().map(|key| slot_of(key)) {
+            None => slots.clone(),
+            Some(slot) if slots.contains(slot) => SlotSet::range(slot, slot + 1),
+            Some(_) => SlotSet::default(),
+        }
+    }
+
     /// Lets streams go on for which all others were heard far enough.
-    fn release(&mut self) {
-        while self.left_by.is_none() {
+    fn release(&mut self) -> Result<(), WatchError> {
+        loop {
+            self.follow_slots();
             let stopped =
                 self.streams.iter().filter_map(|(partition, stream)| Some((stream.stop.as_ref()?, *partition)));
             let Some((stop, partition)) = stopped.min_by_key(|(stop, partition)| (stop.epoch, *partition)) else {
-                return;
+                return Ok(());
             };
+            // Where slots went before is heard first.
+            if self.left_by.as_ref().is_some_and(|left| left.epoch <= stop.epoch) {
+                return Ok(());
+            }
             let is_behind = |(other, stream): (u16, &Stream)| {
                 other != partition && stream.stop.is_none() && stream.reached <= stop.after
             };
             // Keys may have been elsewhere meanwhile, perhaps at one that has no slots any more.
-            let skips_one = self.away.first().is_some_and(|away| *away < stop.epoch);
+            let skips_one = self.away.first_key_value().is_some_and(|(epoch, _)| *epoch < stop.epoch);
             if self.counting(skips_one).any(is_behind) {
-                return;
+                return Ok(());
             }
-            let is_here = self.key.as_ref().is_some_and(|key| stop.slots.contains(slot_of(key)));
-            self.away.remove(&stop.epoch);
+            let (is_here, slots) = (self.key.is_some(), stop.slots.clone());
+            // One number was named, of this log: what the keys did elsewhere since would be left out without a word.
+            let unseen = self.away.values().fold(slots.clone(), |unseen, away| unseen.without(away));
+            if matches!(self.start, WatchStart::Index(2..)) && !unseen.is_empty() {
+                return Err(WatchError::CameFromElsewhere { partition, index: stop.index });
+            }
+            self.away.values_mut().for_each(|away| *away = away.without(&slots));
+            self.away.retain(|_, away| !away.is_empty());
             if let Some(stream) = self.streams.get_mut(&partition) {
                 stream.stop = None;
             }
@@ -386,10 +471,12 @@ impl Streams {
         }
     }
 
-    /// The streams that others wait for. A partition without slots may not even run; nothing waits for its first word.
+    /// The streams that others wait for. A partition without slots may not even run; nothing waits for its first word,
+    /// unless the watch goes on where another one has heard it.
     fn counting(&self, with_all: bool) -> impl Iterator<Item = (u16, &Stream)> {
         let counts = move |partition: u16, stream: &Stream| {
-            with_all || stream.has_begun || owns_slots(&self.map, usize::from(partition))
+            let is_known = matches!(stream.from, WatchFrom::Index(_));
+            with_all || is_known || owns_slots(&self.map, usize::from(partition))
         };
         self.streams
             .iter()
@@ -403,6 +490,11 @@ impl Stream {
         let (has_begun, reached, under_way) = (false, 0, None);
         Stream { from, has_begun, genesis: None, under_way, reached, stop: None, pending: VecDeque::new() }
     }
+}
+
+/// No entry has index 0.
+fn from_index(index: u64) -> WatchFrom {
+    WatchFrom::Index(index.max(1))
 }
 
 fn senseless(what: &str) -> WatchError {
