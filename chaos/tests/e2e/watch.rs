@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use madkv_testkit::cluster::{Cluster, Shape};
+use madkv_testkit::cluster::{Cluster, Group, Node, Shape};
 use madkv_testkit::line_client::LineClient;
 use madkv_testkit::programs::CLIENT;
 use madkv_testkit::wait::wait_for;
@@ -163,6 +163,28 @@ fn watch_on_a_pipe_tells_all_up_to_the_next_line_and_then_answers_that() {
     }
     assert_eq!(events, 30 - 2 - 3);
     assert!(client.finish(TIMEOUT).unwrap().success());
+}
+
+/// The line after a WATCH waits until the watch has begun, for which each partition with some of the keys has to
+/// answer. That may take long, so it is said.
+#[test]
+fn line_after_a_watch_that_cannot_begin_waits_and_stderr_says_so() {
+    let mut scene = Scene::new(Shape { partitions: 2, ..SMALL });
+    let mut client = scene.client().unwrap();
+    client.ask("PUT k v", TIMEOUT).unwrap();
+    client.ask("SCAN a z", TIMEOUT).unwrap();
+    while client.line(TIMEOUT).unwrap() != "SCAN END" {}
+    let silent: Vec<Node> = scene.nodes_of(Group::Partition(1)).collect();
+    silent.iter().for_each(|node| scene.process(*node).kill());
+    client.send("WATCH a z").unwrap();
+    client.send("PUT l w").unwrap();
+    let said =
+        || client.complaints().into_iter().find(|line| line.contains("the next line, or the end of input, waits"));
+    wait_for(TIMEOUT, "a line on stderr", said).unwrap();
+    assert!(client.line(GLANCE).is_err(), "lines are answered in their order");
+    silent.iter().for_each(|node| scene.process(*node).start().unwrap());
+    assert!(client.line(TIMEOUT).unwrap().starts_with("PUT l "));
+    assert_eq!(client.ask("GET l", TIMEOUT).unwrap(), "GET l w");
 }
 
 /// The partitions and indexes of this many changes, as `watch --json` tells them.

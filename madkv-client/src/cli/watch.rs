@@ -1,12 +1,21 @@
 //! Watches on the command line, on pipes and at the prompt: one line for each change.
 
 use std::io::{self, Write};
+use std::pin::pin;
+use std::time::Duration;
 
 use madkv_proto::line::{self, WatchIndex};
 use serde_json::json;
 use smr_service::log_sink;
+use tokio::time::timeout;
 
 use crate::{Client, KeyChange, WatchError, WatchEvent, WatchStart};
+
+/// How long the line after a WATCH waits before it is said what it waits for.
+const SAID_AFTER: Duration = Duration::from_secs(1);
+/// What it waits for.
+const WAITS: &str = "WATCH: a partition does not answer; the next line, or the end of input, waits for it \
+                     (--timeout_ms bounds that)";
 
 /// What is watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +48,9 @@ pub(crate) enum Form {
 /// Writes changes as they come, until `ends` is there, and then those that there are up to that moment. Returns what
 /// came; `None` if the watch has ended before, and that was written.
 ///
+/// What comes before the watch has begun waits for that, as each line waits for the one before: it may be told changes
+/// up to that moment.
+///
 /// # Errors
 /// Those of `out`.
 pub(crate) async fn tell_until<T>(
@@ -47,22 +59,29 @@ pub(crate) async fn tell_until<T>(
     mut ends: impl Future<Output = T> + Unpin,
     out: &mut impl Write,
 ) -> io::Result<Option<T>> {
-    let begun = client.watch(watched.first.as_bytes(), watched.last.as_bytes(), watched.start.clone()).await;
+    let begins = client.watch(watched.first.as_bytes(), watched.last.as_bytes(), watched.start.clone());
+    let mut begins = pin!(begins);
+    let (begun, mut ended) = tokio::select! {
+        biased;
+        begun = &mut begins => (begun, None),
+        end = &mut ends => (said_if_late(begins).await, Some(end)),
+    };
     let failed = match begun {
         Err(error) => error,
         Ok(mut watch) => loop {
+            if let Some(end) = ended.take() {
+                let (events, all) = said_if_late(watch.up_to_now()).await;
+                log_sink::flush();
+                events.iter().try_for_each(|event| write(out, event, Form::Lines))?;
+                if let Err(error) = all {
+                    line::write_error(out, &error)?;
+                }
+                out.flush()?;
+                return Ok(Some(end));
+            }
             tokio::select! {
                 biased;
-                end = &mut ends => {
-                    let (events, ended) = watch.up_to_now().await;
-                    log_sink::flush();
-                    events.iter().try_for_each(|event| write(out, event, Form::Lines))?;
-                    if let Err(error) = ended {
-                        line::write_error(out, &error)?;
-                    }
-                    out.flush()?;
-                    return Ok(Some(end));
-                }
+                end = &mut ends => ended = Some(end),
                 event = watch.next() => match event {
                     Err(error) => break error,
                     Ok(event) => {
@@ -79,7 +98,19 @@ pub(crate) async fn tell_until<T>(
     };
     line::write_error(out, &failed)?;
     out.flush()?;
-    Ok(None)
+    Ok(ended)
+}
+
+/// Waits for what the next line has to wait for. If that takes long, stderr says so once: that line is not forgotten.
+async fn said_if_late<R>(awaited: impl Future<Output = R>) -> R {
+    let mut awaited = pin!(awaited);
+    match timeout(SAID_AFTER, &mut awaited).await {
+        Ok(done) => done,
+        Err(_) => {
+            log_sink::line(WAITS.to_owned());
+            awaited.await
+        }
+    }
 }
 
 /// Writes changes as they come, for ever. On stderr it says from where on, if there is nothing to tell at once.
