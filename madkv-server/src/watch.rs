@@ -9,37 +9,28 @@
 //! first, between two commands; that arms a bell, and the next entry rings it, whatever key it is about. So a write
 //! that no one waits for looks at a flag, and none takes a lock.
 
+mod holding;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
-use madkv_proto::frames::ClientResponse;
 use madkv_proto::slot_move::{decode_elsewhere, encode_elsewhere};
 use madkv_proto::slot_set::SlotSet;
 use madkv_proto::slots::slot_of;
-use madkv_proto::watch::{
-    HOLD_MAX_MS, LOOKED_AT_MAX, PART_MAX_BYTES, SlotsMoved, WatchAnswer, WatchFrom, WatchQuery, concerns,
-};
-use smr::replica::{Outcome, ReplicaHandle, ReplyTo, Request};
+use madkv_proto::watch::{LOOKED_AT_MAX, PART_MAX_BYTES, SlotsMoved, WatchAnswer, WatchFrom, WatchQuery, concerns};
+use smr::replica::ReplyTo;
 use smr_service::notifications::recent::{NotHere, RecentLog};
-use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::watch;
 
 use crate::ownership::Ownership;
 use crate::why::answering;
 
+pub use self::holding::Holding;
+
 /// Moves of slots that are remembered by their epoch.
 const MOVES_MAX: usize = 1_024;
-/// Questions that a server keeps at a time.
-const HELD_MAX: usize = 256;
-/// How long whoever waits stays asleep after a change: more changes come with it, and a watcher costs the replica one
-/// question per pause, however much is written.
-const WAKE_PAUSE: Duration = Duration::from_millis(2);
-/// When a client that is one too many may try again, in milliseconds.
-const RETRY_MS: u32 = 200;
 
 /// What has changed in a partition, as far as it is remembered.
 #[derive(Debug, Default)]
@@ -202,82 +193,4 @@ pub(crate) fn of_group(reply: ReplyTo, genesis: u128) -> ReplyTo {
         Some(_) => answer,
         None => WatchAnswer::of_group(&answer, genesis),
     })
-}
-
-/// Keeps questions until there is something new, or for as long as the client said.
-#[derive(Clone)]
-pub struct Holding {
-    replica: ReplicaHandle,
-    runtime: Handle,
-    bell: Bell,
-    held: Arc<Semaphore>,
-}
-
-impl Holding {
-    /// Waits with tasks on `runtime` until `replica`, whose state rings this bell, has something new.
-    pub fn new(replica: ReplicaHandle, runtime: Handle, bell: Bell) -> Holding {
-        Holding { replica, runtime, bell, held: Arc::new(Semaphore::new(HELD_MAX)) }
-    }
-
-    /// The genesis of the group; 0 before there is one.
-    pub(crate) fn genesis(&self) -> u128 {
-        self.replica.genesis().map_or(0, |genesis| genesis.0)
-    }
-
-    /// Answers a question. The response, if there is one, is the answer.
-    pub(crate) fn answer(&self, query: WatchQuery, hold_ms: u32, reply: ReplyTo) -> Option<ClientResponse> {
-        let Ok(permit) = Arc::clone(&self.held).try_acquire_owned() else {
-            return Some(ClientResponse::Busy { retry_after_ms: RETRY_MS });
-        };
-        let holding = self.clone();
-        let until = Instant::now() + Duration::from_millis(u64::from(hold_ms.min(HOLD_MAX_MS)));
-        self.runtime.spawn(async move {
-            let outcome = holding.wait(query, until).await;
-            drop(permit);
-            let outcome = outcome.unwrap_or(Outcome::Busy { retry_after_ms: RETRY_MS });
-            match &outcome {
-                Outcome::Answer(answer) if !reply.sink.reserve(reply.tag, answer.len()) => {
-                    reply.send(Outcome::Busy { retry_after_ms: RETRY_MS });
-                }
-                _ => reply.send(outcome),
-            }
-        });
-        None
-    }
-
-    /// The first answer that says something, or the last one. Linearizable as of its arrival: the first look is, and
-    /// later ones see no less.
-    async fn wait(self, mut query: WatchQuery, until: Instant) -> Option<Outcome> {
-        // Before the first look: what rings after that is not missed.
-        let mut rung = self.bell.0.rung.subscribe();
-        query.waits = true;
-        let mut outcome = self.replica.ask(Request::Read { query: query.encode() }).await?;
-        while let Some(position) = nothing_until(&outcome) {
-            (query.from, query.begins) = (WatchFrom::Index(position + 1), false);
-            if !matches!(timeout_at(until, rung.changed()).await, Ok(Ok(()))) {
-                break;
-            }
-            sleep(WAKE_PAUSE).await;
-            rung.mark_unchanged();
-            match self.replica.ask(Request::LocalRead { query: query.encode() }).await? {
-                Outcome::Answer(answer) if tells_changes(&answer) => outcome = Outcome::Answer(answer),
-                // By now another one may lead, which has what this one lacks: the client asks again, whoever leads.
-                _ => break,
-            }
-        }
-        Some(outcome)
-    }
-}
-
-fn tells_changes(answer: &[u8]) -> bool {
-    matches!(WatchAnswer::decode(answer), Ok(WatchAnswer::Changes { .. }))
-}
-
-/// The position, if this answer says that there is nothing new.
-fn nothing_until(outcome: &Outcome) -> Option<u64> {
-    let Outcome::Answer(answer) = outcome else { return None };
-    match WatchAnswer::decode(answer) {
-        Ok(WatchAnswer::Changes { items, position, is_end: true, .. }) if items.is_empty() => Some(position),
-        _ => None,
-    }
 }

@@ -15,7 +15,7 @@ const ROWS: &[(&str, &[&str])] = &[
         "changes that a replica remembers for watches",
         &["service:notifications/recent.rs:KEPT_MAX_BYTES", "service:notifications/recent.rs:KEPT_MAX"],
     ),
-    ("questions of watches that a server keeps", &["server:watch.rs:HELD_MAX", "proto:watch.rs:HOLD_MAX_MS"]),
+    ("questions of watches that a server keeps", &["server:watch/holding.rs:HELD_MAX", "proto:watch.rs:HOLD_MAX_MS"]),
     ("answers of one connection that have not left", &["service:limits.rs:CONNECTION_IN_FLIGHT_MAX_BYTES"]),
     (
         "requests and answers of all connections",
