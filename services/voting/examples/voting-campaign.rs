@@ -148,7 +148,7 @@ fn run() -> Outcome {
     let flags = flags.iter().flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()]).collect();
     // Otherwise the backup waits for a minute after each of the later blows.
     let manager_flags = vec!["--rejoin_pause_max".to_owned(), REJOIN_PAUSE_MAX_MS.to_owned()];
-    let setup = Setup { managers: 3, clients: CLIENTS, flags, manager_flags };
+    let setup = Setup { managers: 3, clients: CLIENTS, flags, manager_flags, store: None };
     let place = programs.server.parent().ok_or("no directory of executables")?.to_path_buf();
     campaign(&mut Service::new(&programs, &setup, &place)?, plan)
 }

@@ -164,7 +164,7 @@ fn run() -> Outcome {
         ("--start_delay", START_DELAY_MS),
     ];
     let flags = flags.iter().flat_map(|(flag, value)| [(*flag).to_owned(), (*value).to_owned()]).collect();
-    let setup = Setup { managers: 3, clients: CLIENTS, flags, manager_flags: Vec::new() };
+    let setup = Setup { managers: 3, clients: CLIENTS, flags, manager_flags: Vec::new(), store: None };
     let place = programs.server.parent().ok_or("no directory of executables")?.to_path_buf();
     demo(&mut Service::new(&programs, &setup, &place)?)
 }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use crate::ballots::KeptVotes;
 use crate::pulse::Health;
 use crate::state::{Command, News, Progress, Query, Reply};
-use crate::words::{Ask, Description, Mode, POLL_HOLD_MS, SERVICE, Said, Situation, VOTERS_MAX, VoteFate, check_voter};
+use crate::words::{Ask, Description, Mode, POLL_HOLD_MS, Said, Situation, VOTERS_MAX, VoteFate, check_voter, service};
 
 /// Questions of clients that are being answered, or kept, at one time.
 const ASKED_MAX: usize = 4 * VOTERS_MAX;
@@ -32,6 +32,8 @@ const VOTE_MS: u64 = 2_000;
 /// What the parts of a server know of each other.
 #[derive(Clone)]
 pub struct Counter {
+    /// The partition that the managers' layout has for the group.
+    pub partition: u16,
     /// Which replica this is.
     pub replica_id: u16,
     /// Of which cluster.
@@ -227,7 +229,7 @@ impl Backend for VotingBackend {
     type Map = ClusterMap;
 
     fn service(&self) -> Service {
-        SERVICE
+        service(self.counter.partition)
     }
 
     fn cluster(&self) -> Option<ClusterId> {

@@ -33,6 +33,9 @@ pub struct Options {
     /// Number of this replica: 0 or 1.
     #[arg(long = "replica_id", allow_negative_numbers = true)]
     pub replica_id: u16,
+    /// Number of the group in the managers' layout, from 0: it is of service voting there.
+    #[arg(long = "partition_id", default_value_t = 0, allow_negative_numbers = true)]
+    pub partition_id: u16,
     /// Where the managers' replicas listen: host:port, separated by commas, in replica order.
     #[arg(long = "manager_addrs")]
     pub manager_addrs: String,
@@ -93,6 +96,8 @@ pub struct Options {
 /// A command line that makes sense.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// Number of the group in the managers' layout.
+    pub partition: u16,
     /// Number of this replica: 0 or 1.
     pub replica: u16,
     /// The managers, by replica number.
@@ -177,6 +182,7 @@ impl Options {
             open_max: interval("--ballot_timeout", self.ballot_timeout, INTERVAL_MIN_MS)?,
         };
         Ok(Plan {
+            partition: self.partition_id,
             replica: self.replica_id,
             managers,
             listen,
@@ -205,8 +211,9 @@ impl Options {
             RestartBy::Itself => "self",
             RestartBy::Shell(command) => command,
         };
-        let values: [(&str, OsString); 15] = [
+        let values: [(&str, OsString); 16] = [
             ("replica_id", (1 - self.replica_id.min(1)).to_string().into()),
+            ("partition_id", self.partition_id.to_string().into()),
             ("manager_addrs", self.manager_addrs.clone().into()),
             ("servers", self.servers.clone().into()),
             ("p2p", self.p2p.clone().into()),
@@ -262,6 +269,7 @@ mod tests {
             "--p2p_via=127.0.0.1:6,127.0.0.1:7",
             "--heartbeat_via=127.0.0.1:8,127.0.0.1:9",
             "--protocol=active",
+            "--partition_id=2",
             "--log_engine=segments",
             "--allow_unsynced",
             "--voters=5",

@@ -21,9 +21,8 @@ use tokio::runtime::Handle;
 
 use crate::options::{PROGRAM, Plan};
 use crate::state::Votes;
+use crate::words::SERVICE_NAME;
 
-/// The partition that the managers' layout has for the service.
-pub const PARTITION: u16 = 0;
 /// How often a running server looks whether the managers should hear something new, in milliseconds.
 const LOOK_MS: u64 = 500;
 /// Who says it, in the reason for a quarantine.
@@ -51,7 +50,7 @@ impl Place {
         let mut registrar = Registrar {
             managers: plan.managers.clone(),
             cluster: opened.cluster(),
-            partition: PARTITION,
+            partition: plan.partition,
             replica: plan.replica,
             incarnation: opened.incarnation(),
             start: opened.start(),
@@ -62,6 +61,8 @@ impl Place {
             return Err(Fatal::Failed(format!("{directory}: belongs{ours}, manager {manager} to cluster {theirs}")));
         }
         let waits = |why: &str| say(PROGRAM, &format!("waiting for a manager ({why})"));
+        // Before it registers: a group of another service has no place for it.
+        registrar.until_of_service(SERVICE_NAME, waits).await?;
         let map = match registrar.until_answered(opened.genesis(), waits).await {
             Verdict::Registered(map) => map,
             Verdict::Occupied { by, map } => {
@@ -91,7 +92,7 @@ impl Place {
     /// If threads or sockets cannot be made.
     pub fn run(&self, opened: Opened, state: Votes, runtime: &Handle) -> Result<ReplicaHandle, Fatal> {
         let managers = self.registrar.managers.clone();
-        let link = ServiceLink::new(managers, Some(self.map.cluster), PARTITION, runtime.clone());
+        let link = ServiceLink::new(managers, Some(self.map.cluster), self.registrar.partition, runtime.clone());
         let recorders = Recorders { registrar: self.registrar.clone(), link, runtime: runtime.clone() };
         Ok(opened.run_in(self.map.cluster, Arc::new(recorders), state)?)
     }
@@ -144,7 +145,7 @@ fn occupied(plan: &Plan, own: Incarnation, by: Incarnation) {
 
 /// The managers must have just these two servers there.
 fn check(map: &ClusterMap, plan: &Plan) -> Result<(), Fatal> {
-    let theirs = map.partitions.get(usize::from(PARTITION)).map(|partition| partition.servers.as_slice());
+    let theirs = map.partitions.get(usize::from(plan.partition)).map(|partition| partition.servers.as_slice());
     let theirs = theirs.unwrap_or_default();
     if are_same(theirs, &plan.servers) {
         return Ok(());

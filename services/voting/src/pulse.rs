@@ -16,7 +16,7 @@ use smr_service::process::Fatal;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::words::{Ask, SERVICE, Said};
+use crate::words::{Ask, Said, service};
 
 /// Whether the other replica is heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub enum Health {
 /// Whom to ask, and how often.
 #[derive(Clone, Debug)]
 pub struct Pulse {
+    /// The partition that the managers' layout has for the group.
+    pub partition: u16,
     /// This replica.
     pub from: u16,
     /// Where the other one answers.
@@ -110,7 +112,7 @@ impl Pulse {
     async fn ask(&self, connection: &mut Option<Dialled>, number: u64) -> Option<()> {
         let mut other = match connection.take() {
             Some(other) => other,
-            None => Dialled::to(&self.other, SERVICE, Some(self.cluster), self.interval).await.ok()?,
+            None => Dialled::to(&self.other, service(self.partition), Some(self.cluster), self.interval).await.ok()?,
         };
         let ask = Ask::Heartbeat { from: self.from, number };
         let answer = other.ask::<ClusterMap>(ClientRequest::Control(codec::encode(&ask).into())).await.ok()?;

@@ -55,7 +55,12 @@ pub fn run(options: &Options) -> Result<(), Fatal> {
             allow_unsynced: options.allow_unsynced,
             kind: options.protocol,
             reports: Arc::new(StderrReports),
-            ..ReplicaOptions::new("s0".parse().map_err(unnamed)?, ReplicaId(plan.replica), p2p, &plan.directory)
+            ..ReplicaOptions::new(
+                format!("s{}", plan.partition).parse().map_err(unnamed)?,
+                ReplicaId(plan.replica),
+                p2p,
+                &plan.directory,
+            )
         })?
     };
     let taken = runtime.block_on(async {
@@ -72,6 +77,7 @@ pub fn run(options: &Options) -> Result<(), Fatal> {
     end_with(runtime.handle(), replica.clone());
 
     let pulse = Pulse {
+        partition: plan.partition,
         from: plan.replica,
         other: plan.heartbeats.clone(),
         cluster: place.map.cluster,
@@ -94,7 +100,9 @@ pub fn run(options: &Options) -> Result<(), Fatal> {
     runtime.spawn(place.settings().run(replica.clone()));
 
     let (cluster, counter_replica) = (place.map.cluster, replica.clone());
-    let counter = Counter { replica_id, cluster, replica: counter_replica, progress, situation, health, kept };
+    let partition = plan.partition;
+    let counter =
+        Counter { partition, replica_id, cluster, replica: counter_replica, progress, situation, health, kept };
     let backend = Arc::new(VotingBackend::new(counter, runtime.handle().clone()));
     let listener = Listener::open(runtime.handle(), listener, backend, ListenerLimits::default())
         .map_err(|error| Fatal::Failed(format!("--servers: {error}")))?;

@@ -12,8 +12,8 @@ use smr::codec;
 use smr_service::frames::Service;
 use smr_service::notifications::Batch;
 
-/// The group of the voting service, as handshakes and the managers' layout name it.
-pub const SERVICE: Service = Service::Server { partition: 0 };
+/// What groups of this service are called in the managers' layout (`madkv-manager --service`).
+pub const SERVICE_NAME: &str = "voting";
 /// Voters at one time.
 pub const VOTERS_MAX: usize = 1024;
 /// The longest name of a voter, in bytes.
@@ -24,6 +24,11 @@ pub const POLL_HOLD_MS: u64 = 2_000;
 pub const RESULTS_MAX: usize = 1024;
 /// Bytes of results in one answer.
 pub const RESULTS_MAX_BYTES: usize = 256 << 10;
+
+/// The group of the voting service, as handshakes name it: that of this partition of the managers' layout.
+pub fn service(partition: u16) -> Service {
+    Service::Server { partition }
+}
 
 /// What a client, or the other replica, asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

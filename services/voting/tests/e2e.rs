@@ -5,20 +5,31 @@
 mod group;
 
 use std::fs;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use group::{Programs, Service, Setup, TIMEOUT};
-use madkv_testkit::programs::{MANAGER, Programs as Built};
+use madkv_testkit::ports::Ports;
+use madkv_testkit::programs::{CLIENT as STORE_CLIENT, MANAGER, Programs as Built, SERVER as STORE_SERVER};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_voting-server");
 const CLIENT: &str = env!("CARGO_BIN_EXE_voting-client");
 
+fn built() -> Built {
+    Built::beside_this_one().unwrap_or_else(|error| panic!("{error}"))
+}
+
 fn service(clients: usize, flags: &[&str]) -> Service {
-    let built = Built::beside_this_one().unwrap_or_else(|error| panic!("{error}"));
+    service_beside(None, clients, flags)
+}
+
+/// Beside a partition of the store, if its executable is given.
+fn service_beside(store: Option<PathBuf>, clients: usize, flags: &[&str]) -> Service {
+    let built = built();
     let programs = Programs { manager: built.path(MANAGER), server: SERVER.into(), client: CLIENT.into() };
     let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-    let setup = Setup { managers: 1, clients, flags, manager_flags: Vec::new() };
+    let setup = Setup { managers: 1, clients, flags, manager_flags: Vec::new(), store };
     Service::new(&programs, &setup, Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap()
 }
 
@@ -141,4 +152,61 @@ fn server_of_another_kind_than_the_managers_say_ends_with_one_line() {
     let said = server.log_tail();
     assert_eq!(ended.code(), Some(2), "{said}");
     assert!(said.contains("--protocol: active; the managers say that the group is of kind passive"), "{said}");
+}
+
+/// A partition of the key-value store and the voting service in one layout: each serves, and neither takes a server of
+/// the other one.
+// covers B9 G12
+#[test]
+fn group_beside_a_partition_of_the_store_serves_and_takes_none_of_its_servers() {
+    let mut service = service_beside(Some(built().path(STORE_SERVER)), 2, &["--start_delay", "0", "--voters", "2"]);
+    service.start().unwrap();
+    service.wait_results(3).unwrap();
+    let store = |words: &[&str], input: &[u8]| {
+        let mut client = Command::new(built().path(STORE_CLIENT));
+        client.args(["--manager_addrs", &service.manager_addrs]).args(words);
+        let mut client = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        client.stdin.take().unwrap().write_all(input).unwrap();
+        let output = client.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let lines = b"PUT a 1\nSCAN a z\nWATCH a z 1\nSTOP\n";
+    let (_, said) = store(&[], lines);
+    assert!(said.starts_with("PUT a not_found\nSCAN a z BEGIN\n  a 1\nSCAN END\nEVENT "), "{said}");
+    let (_, status) = store(&["status"], b"");
+    let row = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+    assert!(row("s1.0").contains("in service, voting, passive"), "{status}");
+    assert!(row("s0.0").contains("in service, passive"), "{status}");
+    let (code, _) = store(&["move-slots", "0-9", "s1"], b"");
+    assert_eq!(code, Some(1), "slots for the voting service");
+
+    // Each says so before it takes a place.
+    let directory = service.directory.path().join("other").display().to_string();
+    let managers = service.manager_addrs.clone();
+    let flags = [
+        "--partition_id=1",
+        "--replica_id=0",
+        "--api_listen=127.0.0.1:0",
+        "--p2p_listen=127.0.0.1:0",
+        "--peer_addrs=127.0.0.1:1",
+        "--protocol=passive",
+        "--allow_unsynced",
+    ];
+    let flags = [&flags[..], &["--manager_addrs", &managers, "--backer_path", &directory]].concat();
+    let (code, said) = ends(built().path(STORE_SERVER).to_str().unwrap(), &flags);
+    assert!(said.contains("--partition_id: 1; the managers say that s1 is of service voting"), "{said}");
+    assert_eq!(code, Some(2), "{said}");
+    let ports = Ports::claim(4).unwrap();
+    let pair = |first: u16| {
+        let at = |offset: u16| format!("127.0.0.1:{}", ports.first() + first + offset);
+        format!("{},{}", at(0), at(1))
+    };
+    let (servers, p2p) = (pair(0), pair(2));
+    let flags = ["--partition_id=0", "--replica_id=0", "--start_delay=0", "--allow_unsynced", "--servers", &servers];
+    let flags = [&flags[..], &["--p2p", &p2p, "--manager_addrs", &managers, "--backer_path", &directory]].concat();
+    let (code, said) = ends(SERVER, &flags);
+    assert!(said.contains("--partition_id: 0; the managers say that s0 is of service kv, not voting"), "{said}");
+    assert_eq!(code, Some(2), "{said}");
+    service.wait_results(1).unwrap();
+    service.finish().unwrap();
 }

@@ -19,13 +19,13 @@ use smr::id::ClusterId;
 use smr_service::address::is_same;
 use smr_service::args::{self, BadArgument};
 use smr_service::dial::Dialled;
-use smr_service::frames::{ClientRequest, ClientResponse};
+use smr_service::frames::{ClientRequest, ClientResponse, Service};
 use smr_service::notifications::Batch;
 use smr_service::process::{self, Fatal, Signals, jittered};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::words::{Ask, POLL_HOLD_MS, SERVICE, Said, Situation, VoteFate, check_voter};
+use crate::words::{Ask, POLL_HOLD_MS, Said, Situation, VoteFate, check_voter, service};
 
 pub use log_file::LogFile;
 pub use voter::{CannotGoOn, Cast, Voter};
@@ -59,6 +59,9 @@ pub struct Options {
     /// Where servers are: host:port, separated by commas; one is enough.
     #[arg(long = "servers")]
     pub servers: String,
+    /// Number of the group in the managers' layout, from 0.
+    #[arg(long = "partition_id", default_value_t = 0, allow_negative_numbers = true)]
+    pub partition_id: u16,
     /// The client's name: who votes twice under one name votes once.
     #[arg(long = "name")]
     pub name: String,
@@ -93,6 +96,7 @@ fn say(line: &str) {
 
 /// What all tasks of a client share.
 struct Shared {
+    service: Service,
     name: String,
     vote: Choice,
     until: Option<u64>,
@@ -125,6 +129,7 @@ pub fn run(options: &Options) -> Result<(), Fatal> {
     let (named, mut new_servers) = mpsc::channel(SERVERS_MAX);
     let voter = Voter::new(log.next());
     let shared = Arc::new(Shared {
+        service: service(options.partition_id),
         name: options.name.clone(),
         vote: options.vote,
         until: options.until,
@@ -161,14 +166,14 @@ pub fn run(options: &Options) -> Result<(), Fatal> {
 /// Asks a server, on the connection that there is, or on a new one.
 async fn ask(
     connection: &mut Option<Dialled>,
-    address: &str,
+    (address, service): (&str, Service),
     cluster: Option<ClusterId>,
     limit: Duration,
     ask: &Ask,
 ) -> Result<Said, String> {
     let mut server = match connection.take() {
         Some(server) => server,
-        None => Dialled::to(address, SERVICE, cluster, limit).await.map_err(|error| error.to_string())?,
+        None => Dialled::to(address, service, cluster, limit).await.map_err(|error| error.to_string())?,
     };
     let request = ClientRequest::Control(codec::encode(ask).into());
     // The connection is not kept if an answer may still come on it.
@@ -202,7 +207,7 @@ impl Shared {
         loop {
             if connection.is_none() {
                 // Told which cluster is meant, one of another would refuse, and be taken for one that is down.
-                match Dialled::to(&address, SERVICE, None, limit).await {
+                match Dialled::to(&address, self.service, None, limit).await {
                     Ok(server) => {
                         let theirs = server.welcome().cluster;
                         if let Err(why) = check_cluster(&mut self.known.lock().cluster, theirs, &address) {
@@ -223,7 +228,7 @@ impl Shared {
                 (known.voter.next(), known.voter.situation().cloned(), known.cluster)
             };
             let poll = Ask::Poll { voter: self.name.clone(), from, seen };
-            match ask(&mut connection, &address, cluster, limit, &poll).await {
+            match ask(&mut connection, (&address, self.service), cluster, limit, &poll).await {
                 Ok(Said::News { results, situation }) => {
                     if let Err(why) = self.take(results, situation) {
                         // One reason is enough.
@@ -302,7 +307,7 @@ impl Shared {
             };
             let cluster = self.known.lock().cluster;
             let question = Ask::Vote { ballot: vote.ballot, voter: self.name.clone(), yes: vote.yes };
-            match ask(&mut connection, &address, cluster, limit, &question).await {
+            match ask(&mut connection, (&address, self.service), cluster, limit, &question).await {
                 Ok(Said::Vote(VoteFate::Counted | VoteFate::Kept | VoteFate::Closed)) => had = Some(vote),
                 other => {
                     tracing::debug!(?other, ?vote, %address, "not voted");

@@ -24,7 +24,7 @@ use smr::codec;
 use smr_service::dial::Dialled;
 use smr_service::frames::{ClientRequest, ClientResponse};
 use tempfile::TempDir;
-use voting::words::{Ask, Backup, Description, Mode, SERVICE, Said};
+use voting::words::{Ask, Backup, Description, Mode, SERVICE_NAME, Said, service};
 
 /// How long anything may take that must happen in the end.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
@@ -48,6 +48,8 @@ pub(crate) struct Setup {
     pub(crate) flags: Vec<String>,
     /// More flags for managers.
     pub(crate) manager_flags: Vec<String>,
+    /// The executable of the key-value store, if a partition of that comes before the group in a common layout.
+    pub(crate) store: Option<PathBuf>,
 }
 
 /// The service.
@@ -55,6 +57,11 @@ pub(crate) struct Service {
     pub(crate) managers: Vec<Process>,
     pub(crate) servers: Vec<Process>,
     pub(crate) clients: Vec<Process>,
+    /// The replicas of the store's partition, if there is one.
+    pub(crate) store: Vec<Process>,
+    /// Where managers listen.
+    pub(crate) manager_addrs: String,
+    partition: u16,
     addresses: [String; 2],
     proxy: Proxy,
     links: Vec<LinkId>,
@@ -98,10 +105,16 @@ impl Service {
         let root = directory.path();
         let (stdin, writer) = io::pipe()?;
         let stdin = Arc::new(stdin);
-        let ports = Ports::claim(2 * setup.managers + 4)?;
+        let ports = Ports::claim(2 * setup.managers + 8)?;
         let pair_at = |first: u16| [loopback(first), loopback(first + 1)];
         let (addresses, p2p) = (pair_at(ports.first()), pair_at(ports.first() + 2));
         let managers: Vec<[String; 2]> = (0..setup.managers).map(|id| pair_at(ports.first() + 4 + 2 * id)).collect();
+        let first = ports.first() + 4 + 2 * setup.managers;
+        let (store_addresses, store_p2p) = (pair_at(first), pair_at(first + 2));
+        let (partition, services, layout) = match setup.store {
+            Some(_) => (1, format!("kv,{SERVICE_NAME}"), format!("{},{}", pair(&store_addresses), pair(&addresses))),
+            None => (0, SERVICE_NAME.to_owned(), pair(&addresses)),
+        };
         let mut proxy = Proxy::start(1)?;
         let mut links = Vec::new();
         let mut through = |address: &String| -> io::Result<String> {
@@ -136,8 +149,10 @@ impl Service {
                 "2",
                 "--protocol",
                 "passive",
+                "--service",
+                &services,
                 "--server_addrs",
-                &pair(&addresses),
+                &layout,
                 "--backer_path",
                 &backer,
             ];
@@ -148,6 +163,8 @@ impl Service {
         let servers = (0..2).map(|id| {
             let backer = root.join("voting").display().to_string();
             let words = [
+                "--partition_id",
+                &partition.to_string(),
                 "--replica_id",
                 &id.to_string(),
                 "--manager_addrs",
@@ -171,18 +188,57 @@ impl Service {
         let clients = (0..setup.clients).map(|number| {
             let log = root.join(format!("client.{number}.votes")).display().to_string();
             let name = format!("client{number}");
-            let words = ["--servers", &pair(&addresses), "--name", &name, "--log", &log];
+            let partition = partition.to_string();
+            let words = ["--servers", &pair(&addresses), "--partition_id", &partition, "--name", &name, "--log", &log];
             process(&programs.client, &format!("client.{number}"), line(&words), &[])
         });
         let clients = clients.collect();
+        let store = setup.store.iter().flat_map(|program| [0, 1].map(|id| (program, id))).map(|(program, id)| {
+            let backer = root.join(format!("store.{id}")).display().to_string();
+            let words = [
+                "--partition_id",
+                "0",
+                "--replica_id",
+                &id.to_string(),
+                "--manager_addrs",
+                &manager_addrs,
+                "--api_listen",
+                &store_addresses[id],
+                "--p2p_listen",
+                &store_p2p[id],
+                "--peer_addrs",
+                &store_p2p[1 - id],
+                "--protocol",
+                "passive",
+                "--backer_path",
+                &backer,
+            ];
+            process(program, &format!("store.{id}"), line(&words), &sync)
+        });
+        let store = store.collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let _ports = ports;
-        Ok(Service { managers, servers, clients, addresses, proxy, links, runtime, _stdin: writer, _ports, directory })
+        Ok(Service {
+            managers,
+            servers,
+            clients,
+            store,
+            manager_addrs,
+            partition,
+            addresses,
+            proxy,
+            links,
+            runtime,
+            _stdin: writer,
+            _ports,
+            directory,
+        })
     }
 
     /// Starts everything, and waits until there are a primary and a backup.
     pub(crate) fn start(&mut self) -> io::Result<()> {
-        for process in self.managers.iter_mut().chain(&mut self.servers).chain(&mut self.clients) {
+        for process in self.managers.iter_mut().chain(&mut self.store).chain(&mut self.servers).chain(&mut self.clients)
+        {
             process.start()?;
         }
         self.wait_both().map(drop)
@@ -197,7 +253,7 @@ impl Service {
     pub(crate) fn describe(&self, replica: u16) -> Option<Description> {
         let address = self.address(replica);
         let asked = async {
-            let mut server = Dialled::to(address, SERVICE, None, DESCRIBE_TIMEOUT).await.ok()?;
+            let mut server = Dialled::to(address, service(self.partition), None, DESCRIBE_TIMEOUT).await.ok()?;
             let ask = ClientRequest::Control(codec::encode(&Ask::Describe).into());
             match server.ask::<ClusterMap>(ask).await.ok()? {
                 ClientResponse::Answer(answer) => match codec::decode(&answer).ok()? {
