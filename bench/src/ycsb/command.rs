@@ -269,7 +269,14 @@ struct Service {
 
 fn on_service(options: &Options, plan: Plan, interrupted: &(dyn Fn() -> bool + Sync)) -> Result<Outcome, Trouble> {
     let mut service = Service { operator: None, processes: Vec::new() };
-    let mut status = ClusterStatus { cluster: None, epoch: 0, nodes: Vec::new(), membership: None, kinds: Vec::new() };
+    let mut status = ClusterStatus {
+        cluster: None,
+        epoch: 0,
+        nodes: Vec::new(),
+        membership: None,
+        kinds: Vec::new(),
+        services: Vec::new(),
+    };
     if !plan.managers.is_empty() {
         let operator = Operator::new(&plan.managers)?;
         status = operator.wait_service(&plan.managers, SERVICE_TIMEOUT, interrupted)?;
