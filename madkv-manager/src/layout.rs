@@ -8,19 +8,23 @@ use smr::epoch::GroupKind;
 use smr::replica::{Outcome, ReplicaHandle, Request};
 use smr_service::address::are_same;
 use smr_service::args::BadArgument;
-use smr_service::process::jittered;
+use smr_service::process::{jittered, say};
 
-use crate::options::Plan;
+use crate::options::{PROGRAM, Plan};
 use crate::state::{Command, Query, Reply, encode};
 
 /// How often a manager without a map looks again, in milliseconds. Servers and clients wait for it.
 const LOOK_MS: u64 = 50;
+/// After this many looks at which the group refused the layout, why it did is said: managers that start one after the
+/// other need a while.
+const REFUSED_LOOKS: u32 = 60; // 3 s
 
 /// Proposes the layout of the command line until one has been applied here.
 ///
 /// # Errors
 /// If that is another one: whoever started this manager takes it for something that it is not.
 pub async fn propose(replica: ReplicaHandle, plan: Plan) -> Result<(), BadArgument> {
+    let mut refused_looks = 0;
     loop {
         if let Some(cluster) = replica.cluster() {
             let query = encode(&Query::Map);
@@ -29,13 +33,17 @@ pub async fn propose(replica: ReplicaHandle, plan: Plan) -> Result<(), BadArgume
                 if map.epoch > 1 {
                     return Ok(());
                 }
+                let groups = map.partitions.len();
                 let fits = map.partitions.iter().all(|partition| partition.servers.len() == plan.server_rf);
                 let server_rf = map.partitions.first().map_or(0, |partition| partition.servers.len());
                 let servers: Vec<String> = map.partitions.into_iter().flat_map(|part| part.servers).collect();
                 let kinds = ask(&replica, Request::LocalRead { query: encode(&Query::Kinds) }).await;
-                let Some(Reply::Control(ControlReply::Kinds(kinds))) = kinds else { continue };
+                let Some(Reply::Control(ControlReply::Kinds(mut kinds))) = kinds else { continue };
                 let services = ask(&replica, Request::LocalRead { query: encode(&Query::Services) }).await;
-                let Some(Reply::Control(ControlReply::Services(services))) = services else { continue };
+                let Some(Reply::Control(ControlReply::Services(mut services))) = services else { continue };
+                // A partition may have been added since the map was read.
+                kinds.truncate(groups);
+                services.truncate(groups);
                 if fits && are_same(&servers, &plan.servers) {
                     if !is_planned(&kinds, &plan.kinds) {
                         return Err(BadArgument(format!(
@@ -71,8 +79,14 @@ pub async fn propose(replica: ReplicaHandle, plan: Plan) -> Result<(), BadArgume
             } else {
                 Command::LayoutOfKinds { cluster, server_rf, servers, kinds: plan.kinds.clone() }
             };
-            // Only the leader can. What came of it shows in the map.
-            ask(&replica, Request::Idempotent { command: encode(&layout) }).await;
+            // Only the leader can. What came of it shows in the map; but a layout that not all managers apply is
+            // refused, and as long as that goes on there is none.
+            if let Some(Outcome::Refused(why)) = replica.ask(Request::Idempotent { command: encode(&layout) }).await {
+                refused_looks += 1;
+                if refused_looks == REFUSED_LOOKS {
+                    say(PROGRAM, &format!("the layout is not recorded yet: {why}"));
+                }
+            }
         }
         tokio::time::sleep(jittered(Duration::from_millis(LOOK_MS))).await;
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use madkv_proto::control::{Announcement, ControlReply, ControlRequest};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Registration, Service};
-use madkv_proto::group_service::GroupService;
+use madkv_proto::group_service::{GroupService, KEY_VALUE};
 use madkv_proto::map::ClusterMap;
 use smr::entry::{GenesisHash, GenesisRequest, Incumbent};
 use smr::epoch::GroupKind;
@@ -261,17 +261,24 @@ impl Registrar {
     }
 
     /// That the partition's group is of service `wanted`; asks until a manager says of which one it is. Who is told of
-    /// another one must not register: it would take the place of a server that belongs there. That there is no such
-    /// partition is said to whoever registers. `complain` hears once why it takes time.
+    /// another one must not register: it would take the place of a server that belongs there. Where the managers know
+    /// no such partition only the store's servers may: what is added later is the store's. They hear it when they do.
+    /// `complain` hears once why it takes time.
     ///
     /// # Errors
-    /// If it is of another service, with what to say.
+    /// If it is of another service, or there is none, with what to say.
     pub async fn until_of_service(&self, wanted: &str, complain: impl FnOnce(&str)) -> Result<(), BadArgument> {
         let mut complain = Some(complain);
         let mut pause_ms = PAUSE_MIN_MS;
         loop {
             match self.service().await {
-                Ok(None) => return Ok(()),
+                Ok(None) if wanted == KEY_VALUE => return Ok(()),
+                Ok(None) => {
+                    return Err(BadArgument(format!(
+                        "--partition_id: {}; the managers know no such partition",
+                        self.partition
+                    )));
+                }
                 Ok(Some(service)) => {
                     let expected = service.expect(wanted, self.partition);
                     return expected.map_err(|why| BadArgument(format!("--partition_id: {}; {why}", self.partition)));
