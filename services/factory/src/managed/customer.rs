@@ -78,7 +78,7 @@ impl Customer {
                     "the session has expired".to_owned()
                 }
                 Ok(CustomerAnswer::NotDone { reason, ask }) => {
-                    self.follow(ask.as_deref());
+                    self.follow_or_next(ask.as_deref());
                     reason
                 }
                 Ok(CustomerAnswer::Unknown { reason }) => {
@@ -111,7 +111,7 @@ impl Customer {
         loop {
             let why = match self.try_once(request).await {
                 Ok(CustomerAnswer::NotDone { reason, ask }) => {
-                    self.follow(ask.as_deref());
+                    self.follow_or_next(ask.as_deref());
                     reason
                 }
                 Ok(answer) => return Ok(answer),
@@ -172,12 +172,13 @@ impl Customer {
         }
     }
 
-    /// Goes on at this factory, if it is one of the group.
-    fn follow(&mut self, address: Option<&str>) {
-        let Some(address) = address else { return };
-        let known = self.factories.iter().position(|factory| is_same(factory, address));
-        if let Some(target) = known.filter(|target| *target != self.target) {
-            (self.target, self.connection) = (target, None);
+    /// Goes on at this factory if it is another one of the group, else at the next one: the present one cannot do it,
+    /// and may never be able to.
+    fn follow_or_next(&mut self, address: Option<&str>) {
+        let known = address.and_then(|address| self.factories.iter().position(|factory| is_same(factory, address)));
+        match known.filter(|target| *target != self.target) {
+            Some(target) => (self.target, self.connection) = (target, None),
+            None => self.next_factory(),
         }
     }
 

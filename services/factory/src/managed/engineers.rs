@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use smr::codec;
@@ -40,6 +41,8 @@ pub struct Engineers {
     pub gate: Arc<Gate>,
     /// How this factory becomes the primary.
     pub promotion: Arc<Promotion>,
+    /// Up to where operations have counted as applied here while this was the primary. What was applied stays so.
+    pub applied_to: AtomicU64,
 }
 
 /// What an engineer remembers of a customer that numbers nothing itself.
@@ -78,8 +81,7 @@ impl Engineers {
     }
 
     /// Becomes the primary if this is none, and has it done.
-    async fn as_primary(&self, request: Request) -> Done {
-        let until = Instant::now() + Duration::from_millis(REQUEST_MAX_MS);
+    async fn as_primary(&self, request: Request, until: Instant) -> Done {
         let mut in_doubt = None;
         let not = |in_doubt: Option<String>, why: String| match in_doubt {
             Some(before) => Done::Unknown(format!("{before}; then {why}")),
@@ -121,8 +123,8 @@ impl Engineers {
         }
     }
 
-    async fn open_session(&self) -> Result<ClientId, CustomerAnswer> {
-        match self.as_primary(Request::OpenSession).await {
+    async fn open_session(&self, until: Instant) -> Result<ClientId, CustomerAnswer> {
+        match self.as_primary(Request::OpenSession, until).await {
             Done::By(Outcome::SessionOpened(session)) => Ok(session),
             Done::By(other) => Err(self.not_done(format!("no session was opened: {other:?}"))),
             // A session that no one knows of does no harm.
@@ -130,26 +132,29 @@ impl Engineers {
         }
     }
 
-    async fn order(&self, engineer_id: i32, order: Order) -> CustomerAnswer {
+    async fn order(&self, engineer_id: i32, order: Order, until: Instant) -> CustomerAnswer {
         let Order { session: client, number, op } = order;
         let command = codec::encode(&op).into();
         let request = Request::Write { client, number, lowest_unanswered: number, command };
-        match self.as_primary(request).await {
+        match self.as_primary(request, until).await {
             Done::By(Outcome::Answer(answer)) => match Reply::decode(&answer) {
-                Reply::Recorded(index) => CustomerAnswer::Robot {
-                    customer_id: op.arg1,
-                    order_number: op.arg2,
-                    request_type: ORDER,
-                    engineer_id,
-                    admin_id: i32::try_from(self.group.id.0).unwrap_or(i32::MAX),
-                    index,
-                },
+                Reply::Recorded(index) => {
+                    self.applied_to.fetch_max(index, Ordering::Relaxed);
+                    CustomerAnswer::Robot {
+                        customer_id: op.arg1,
+                        order_number: op.arg2,
+                        request_type: ORDER,
+                        engineer_id,
+                        admin_id: i32::try_from(self.group.id.0).unwrap_or(i32::MAX),
+                        index,
+                    }
+                }
                 Reply::Malformed => no_request(op.arg1, op.arg2, ORDER),
             },
             Done::By(Outcome::SessionExpired) => CustomerAnswer::SessionGone,
-            Done::By(Outcome::AnswerGone) => {
-                CustomerAnswer::Unknown { reason: "it was recorded once, at an index that is not known".to_owned() }
-            }
+            Done::By(Outcome::AnswerGone) => CustomerAnswer::Unknown {
+                reason: "it may have been recorded, at an index that is not known".to_owned(),
+            },
             Done::By(other) => CustomerAnswer::Unknown { reason: format!("{other:?}") },
             Done::Not(reason) => self.not_done(reason),
             Done::Unknown(reason) => CustomerAnswer::Unknown { reason },
@@ -157,18 +162,18 @@ impl Engineers {
     }
 
     /// An order of a customer that numbers nothing itself, in a session of its connection.
-    async fn order_of(&self, engineer_id: i32, customer: &mut Customer, op: MapOp) -> CustomerAnswer {
+    async fn order_of(&self, engineer_id: i32, customer: &mut Customer, op: MapOp, until: Instant) -> CustomerAnswer {
         loop {
             let (session, last, is_new) = match customer.session {
                 Some((session, last)) => (session, last, false),
-                None => match self.open_session().await {
+                None => match self.open_session(until).await {
                     Ok(session) => (session, 0, true),
                     Err(answer) => return answer,
                 },
             };
             let number = last + 1;
             customer.session = Some((session, number));
-            match self.order(engineer_id, Order { session, number, op }).await {
+            match self.order(engineer_id, Order { session, number, op }, until).await {
                 // It was idle for so long that others needed the room.
                 CustomerAnswer::SessionGone if !is_new => customer.session = None,
                 CustomerAnswer::SessionGone => return self.not_done("too many customers".to_owned()),
@@ -178,11 +183,18 @@ impl Engineers {
     }
 
     /// What is applied here, however old.
-    async fn look(&self, customer: i32) -> io::Result<(Found, bool)> {
-        let with_last = self.is_primary();
-        let query = Query { customer, with_last }.encode().into();
+    async fn look(&self, customer: i32) -> io::Result<Found> {
+        let is_primary = self.is_primary();
+        let applied_to = if is_primary { u64::MAX } else { self.applied_to.load(Ordering::Relaxed) };
+        let query = Query { customer, applied_to }.encode().into();
         match self.replica.ask(Request::LocalRead { query }).await {
-            Some(Outcome::Answer(answer)) => Ok((codec::decode(&answer).map_err(io::Error::other)?, with_last)),
+            Some(Outcome::Answer(answer)) => {
+                let found: Found = codec::decode(&answer).map_err(io::Error::other)?;
+                if is_primary {
+                    self.applied_to.fetch_max(found.last_index, Ordering::Relaxed);
+                }
+                Ok(found)
+            }
             other => Err(io::Error::other(format!("no answer from the replica: {other:?}"))),
         }
     }
@@ -191,7 +203,7 @@ impl Engineers {
     async fn read(&self, customer: i32) -> CustomerAnswer {
         let until = Instant::now() + Duration::from_millis(REQUEST_MAX_MS);
         loop {
-            let query = Query { customer, with_last: true }.encode().into();
+            let query = Query { customer, applied_to: u64::MAX }.encode().into();
             let why = match timeout_at(until, self.replica.ask(Request::Read { query })).await {
                 Err(_) => return self.not_done("no answer in time".to_owned()),
                 Ok(Some(Outcome::Answer(answer))) => match codec::decode::<Found>(&answer) {
@@ -242,18 +254,19 @@ impl Backend for Engineers {
         customer: &mut Customer,
         request: CustomerRequest,
     ) -> io::Result<CustomerAnswer> {
+        let until = Instant::now() + Duration::from_millis(REQUEST_MAX_MS);
         Ok(match request {
             CustomerRequest::Indexes => {
                 // Any customer does: it is about the indexes.
-                let (found, with_last) = self.look(0).await?;
+                let found = self.look(0).await?;
                 let primary = self.situation.borrow().primary;
                 CustomerAnswer::Indexes(Indexes {
                     last_index: found.last_index,
-                    committed_index: found.committed_index(with_last),
+                    committed_index: found.committed_index,
                     primary_id: primary.map_or(-1, |primary| i64::from(primary.0)),
                 })
             }
-            CustomerRequest::OpenSession => match self.open_session().await {
+            CustomerRequest::OpenSession => match self.open_session(until).await {
                 Ok(session) => CustomerAnswer::Session(session),
                 Err(answer) => answer,
             },
@@ -261,15 +274,15 @@ impl Backend for Engineers {
                 if customer_id >= 0 && order_number >= 0 =>
             {
                 let op = MapOp::update(customer_id, order_number);
-                self.order(engineer_id, Order { session, number, op }).await
+                self.order(engineer_id, Order { session, number, op }, until).await
             }
             CustomerRequest::Numbered { customer_id, order_number, .. } => no_request(customer_id, order_number, ORDER),
             CustomerRequest::Request { customer_id, order_number, request_type, linearizable } => match request_type {
                 ORDER if customer_id >= 0 && order_number >= 0 => {
-                    self.order_of(engineer_id, customer, MapOp::update(customer_id, order_number)).await
+                    self.order_of(engineer_id, customer, MapOp::update(customer_id, order_number), until).await
                 }
                 READ if linearizable => self.read(customer_id).await,
-                READ => record(customer_id, self.look(customer_id).await?.0.last_order),
+                READ => record(customer_id, self.look(customer_id).await?.last_order),
                 _ => no_request(customer_id, order_number, request_type),
             },
         })

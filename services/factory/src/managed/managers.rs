@@ -15,6 +15,8 @@ use tokio::time::Instant;
 
 /// What groups of factories are called in the managers' layout (`madkv-manager --service`).
 pub const SERVICE_NAME: &str = "factory";
+/// How long one manager may take to be reached and to greet, in milliseconds: one that hangs is passed over.
+const DIAL_TIMEOUT_MS: u64 = 1_000;
 /// How long one manager may take to answer from what it knows, in milliseconds.
 const ANSWER_TIMEOUT_MS: u64 = 2_000;
 /// How long the manager that leads may take for a promotion, in milliseconds: it gives up after 5 s itself.
@@ -96,7 +98,8 @@ impl Managers {
 
     async fn converse(&self, address: &str, request: ClientRequest, limit: Duration) -> io::Result<ClientResponse> {
         let talk = async {
-            let mut manager = Dialled::to(address, Service::Manager, self.cluster, limit).await?;
+            let dialled = Dialled::to(address, Service::Manager, self.cluster, limit);
+            let mut manager = tokio::time::timeout(Duration::from_millis(DIAL_TIMEOUT_MS), dialled).await??;
             manager.ask(request).await
         };
         tokio::time::timeout(limit, talk).await?

@@ -42,6 +42,8 @@ const KNOWN_MS: u64 = 2_000;
 const ATTEMPT_MAX_MS: u64 = 8_000;
 /// How long a factory that is being caught up waits until it has everything, in milliseconds.
 const CATCH_UP_MS: u64 = 3_000;
+/// How long it may take until what the managers refused for is known here, in milliseconds: some heartbeats.
+const SETTLE_MS: u64 = 1_000;
 /// The pause before it begins again, in milliseconds.
 const PAUSE_MS: u64 = 50;
 
@@ -153,7 +155,14 @@ impl Successor {
         loop {
             let before = *situation.borrow_and_update();
             let is_over = |now: &Situation| now.is_primary || now.epoch != before.epoch;
-            let stopped = match self.stop_primary(&before).await {
+            let mut changes = situation.clone();
+            // Whoever is primary by now has not stopped.
+            let stopped = tokio::select! {
+                biased;
+                _ = changes.wait_for(is_over) => Err("the primary has changed meanwhile".to_owned()),
+                stopped = self.stop_primary(&before) => stopped,
+            };
+            let stopped = match stopped {
                 Ok(stopped) => stopped,
                 // It may be about to be the primary, or not know yet that it is none; or someone else takes over.
                 Err(why) if Instant::now() >= until => return Err(why),
@@ -176,9 +185,9 @@ impl Successor {
             if situation.borrow().is_primary {
                 return Ok(());
             }
-            let why = promoted.err().unwrap_or_else(|| "another factory took over at once".to_owned());
-            // What another primary says is about another epoch.
-            let changed = timeout(Duration::from_millis(PAUSE_MS), situation.wait_for(is_over)).await;
+            let why = promoted.err().unwrap_or_else(|| "what the managers have decided is not known here".to_owned());
+            // What the managers refuse while members change is about another epoch than that which is known here.
+            let changed = timeout(Duration::from_millis(SETTLE_MS), situation.wait_for(is_over)).await;
             let may_go_on = changed.is_ok_and(|known| known.is_ok());
             if !may_go_on || Instant::now() >= until {
                 return Err(why);
@@ -236,7 +245,8 @@ pub async fn serve_successor(
     mut situation: watch::Receiver<Situation>,
     mut connection: Connection,
 ) -> io::Result<()> {
-    let Some(Yield { epoch }) = connection.receive(KIND_YIELD).await? else { return Ok(()) };
+    let heard = timeout(Duration::from_millis(DIAL_TIMEOUT_MS), connection.receive(KIND_YIELD));
+    let Some(Yield { epoch }) = heard.await?? else { return Ok(()) };
     let mut is_primary = || {
         let now = *situation.borrow_and_update();
         now.is_primary && now.epoch == epoch

@@ -41,8 +41,9 @@ impl Reply {
 pub struct Query {
     /// The record of this customer is wanted.
     pub customer: i32,
-    /// Whether the last operation counts as applied: it does for the production factory.
-    pub with_last: bool,
+    /// Operations up to this one count as applied, those before the last one in any case: the last one does for the
+    /// production factory, and for one that was that when it was.
+    pub applied_to: u64,
 }
 
 impl Query {
@@ -59,13 +60,8 @@ pub struct Found {
     pub last_order: Option<i32>,
     /// The index of the last operation; 0 for none.
     pub last_index: u64,
-}
-
-impl Found {
-    /// Up to where operations are committed and applied, at a factory where the last one counts as that or does not.
-    pub fn committed_index(&self, with_last: bool) -> u64 {
-        if with_last { self.last_index } else { self.last_index.saturating_sub(1) }
-    }
+    /// That of the last one that is committed and applied.
+    pub committed_index: u64,
 }
 
 /// The state. A copy shares its records with the original until one of them changes.
@@ -92,9 +88,15 @@ impl Records {
         Reply::Recorded(self.last_index)
     }
 
-    fn find(&self, Query { customer, with_last }: Query) -> Found {
+    fn find(&self, Query { customer, applied_to }: Query) -> Found {
+        let with_last = self.last_index <= applied_to;
         let last = self.last.filter(|(of, _)| with_last && *of == customer).map(|(_, order)| order);
-        Found { last_order: last.or_else(|| self.applied.get(&customer).copied()), last_index: self.last_index }
+        let last_index = self.last_index;
+        Found {
+            last_order: last.or_else(|| self.applied.get(&customer).copied()),
+            last_index,
+            committed_index: if with_last { last_index } else { last_index.saturating_sub(1) },
+        }
     }
 
     fn write_head(&self, magic: &[u8; 8], output: &mut dyn Write) -> io::Result<()> {
@@ -207,9 +209,13 @@ mod tests {
     }
 
     fn find(records: &Records, customer: i32, with_last: bool) -> (Option<i32>, u64, u64) {
-        let Answer::Now(bytes) = records.query(&Query { customer, with_last }.encode()) else { panic!("in parts") };
+        find_applied(records, customer, if with_last { u64::MAX } else { 0 })
+    }
+
+    fn find_applied(records: &Records, customer: i32, applied_to: u64) -> (Option<i32>, u64, u64) {
+        let Answer::Now(bytes) = records.query(&Query { customer, applied_to }.encode()) else { panic!("in parts") };
         let found: Found = codec::decode(&bytes).unwrap();
-        (found.last_order, found.last_index, found.committed_index(with_last))
+        (found.last_order, found.last_index, found.committed_index)
     }
 
     #[test]
@@ -223,6 +229,17 @@ mod tests {
         assert_eq!((find(&records, 7, true), find(&records, 7, false)), ((Some(20), 2, 2), (Some(20), 2, 1)));
         assert_eq!(order(&mut records, 7, 21), Reply::Recorded(3));
         assert_eq!((find(&records, 7, true), find(&records, 7, false)), ((Some(21), 3, 3), (Some(20), 3, 2)));
+    }
+
+    #[test]
+    fn what_was_applied_at_the_production_factory_stays_so_when_another_one_takes_over() {
+        let mut records = Records::default();
+        order(&mut records, 7, 20);
+        order(&mut records, 7, 21);
+        assert_eq!(find_applied(&records, 7, 2), (Some(21), 2, 2), "it applied both while it produced");
+        assert_eq!(find_applied(&records, 7, 1), (Some(20), 2, 1));
+        order(&mut records, 7, 22);
+        assert_eq!(find_applied(&records, 7, 2), (Some(21), 3, 2), "the next one is another's");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use madkv_server::service_replica::Wanted;
 use smr::LogEngine;
@@ -276,6 +277,7 @@ pub fn run(mut plan: Plan, Program { name, say }: Program) -> Result<(), Fatal> 
         situation,
         gate: Arc::new(Gate::default()),
         promotion,
+        applied_to: AtomicU64::new(0),
     };
     let listener = {
         let _inside = runtime.enter();
