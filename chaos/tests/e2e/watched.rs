@@ -108,8 +108,8 @@ fn status_has_the_fields_of_the_clients_table() {
         assert_eq!((answer.code, answer.headers["content-type"].as_str()), (200, "application/json"));
         let status: Value = serde_json::from_str(&answer.body).unwrap();
         let fields = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
-        // These two the managers know, and the process itself does not.
-        let of_managers = ["host", "kind", "member"].map(str::to_owned);
+        // These the managers know, and the process itself does not.
+        let of_managers = ["host", "kind", "member", "service"].map(str::to_owned);
         let in_row: BTreeSet<String> = fields(row).into_iter().filter(|field| !of_managers.contains(field)).collect();
         assert_eq!(fields(&status), in_row, "{node}");
         for field in ["node", "group", "replica", "address", "state", "incarnation", "voters", "reads"] {
