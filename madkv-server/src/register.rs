@@ -89,25 +89,41 @@ enum Asked {
     Nothing(String),
 }
 
+/// The pauses of whoever asks until a manager answers.
+struct Pauses<C> {
+    complain: Option<C>,
+    next_ms: u64,
+}
+
+impl<C: FnOnce(&str)> Pauses<C> {
+    /// `complain` hears once why it takes time.
+    fn new(complain: C) -> Pauses<C> {
+        Pauses { complain: Some(complain), next_ms: PAUSE_MIN_MS }
+    }
+
+    /// No manager has answered, for this reason: waits until they are asked again.
+    async fn pass(&mut self, reason: &str) {
+        // The first rounds of a fresh cluster find managers that are just being bootstrapped; that is nothing to talk
+        // about.
+        if self.next_ms > 4 * PAUSE_MIN_MS
+            && let Some(complain) = self.complain.take()
+        {
+            complain(reason);
+        }
+        tokio::time::sleep(jittered(Duration::from_millis(self.next_ms))).await;
+        self.next_ms = (self.next_ms * 2).min(PAUSE_MAX_MS);
+    }
+}
+
 impl Registrar {
     /// Registers; asks until a manager answers. `complain` hears once why it takes time.
     pub async fn until_answered(&self, member: Membership, complain: impl FnOnce(&str)) -> Verdict {
-        let mut complain = Some(complain);
-        let mut pause_ms = PAUSE_MIN_MS;
+        let mut pauses = Pauses::new(complain);
         loop {
             match self.one_round(member).await {
                 Ok(verdict) => return verdict,
-                // The first rounds of a fresh cluster find managers that are just being bootstrapped; that is nothing
-                // to talk about.
-                Err(reason) if pause_ms > 4 * PAUSE_MIN_MS => {
-                    if let Some(complain) = complain.take() {
-                        complain(&reason);
-                    }
-                }
-                Err(_) => {}
+                Err(reason) => pauses.pass(&reason).await,
             }
-            tokio::time::sleep(jittered(Duration::from_millis(pause_ms))).await;
-            pause_ms = (pause_ms * 2).min(PAUSE_MAX_MS);
         }
     }
 
@@ -268,31 +284,22 @@ impl Registrar {
     /// # Errors
     /// If it is of another service, or there is none, with what to say.
     pub async fn until_of_service(&self, wanted: &str, complain: impl FnOnce(&str)) -> Result<(), BadArgument> {
-        let mut complain = Some(complain);
-        let mut pause_ms = PAUSE_MIN_MS;
-        loop {
+        let mut pauses = Pauses::new(complain);
+        let service = loop {
             match self.service().await {
-                Ok(None) if wanted == KEY_VALUE => return Ok(()),
-                Ok(None) => {
-                    return Err(BadArgument(format!(
-                        "--partition_id: {}; the managers know no such partition",
-                        self.partition
-                    )));
-                }
-                Ok(Some(service)) => {
-                    let expected = service.expect(wanted, self.partition);
-                    return expected.map_err(|why| BadArgument(format!("--partition_id: {}; {why}", self.partition)));
-                }
-                Err(reason) if pause_ms > 4 * PAUSE_MIN_MS => {
-                    if let Some(complain) = complain.take() {
-                        complain(&reason);
-                    }
-                }
-                Err(_) => {}
+                Ok(service) => break service,
+                Err(reason) => pauses.pass(&reason).await,
             }
-            tokio::time::sleep(jittered(Duration::from_millis(pause_ms))).await;
-            pause_ms = (pause_ms * 2).min(PAUSE_MAX_MS);
-        }
+        };
+        let Some(service) = service else {
+            if wanted == KEY_VALUE {
+                return Ok(());
+            }
+            let partition = self.partition;
+            return Err(BadArgument(format!("--partition_id: {partition}; the managers know no such partition")));
+        };
+        let expected = service.expect(wanted, self.partition);
+        expected.map_err(|why| BadArgument(format!("--partition_id: {}; {why}", self.partition)))
     }
 
     async fn round_of(&self, ask: &ClientRequest) -> Result<ClientResponse, String> {

@@ -34,6 +34,8 @@ const EXIT_REFUSED: i32 = 1;
 pub struct Wanted {
     /// The name of its program, for what it says.
     pub program: &'static str,
+    /// What groups of its service are called in the managers' layout.
+    pub service: &'static str,
     /// The managers, by replica number.
     pub managers: Vec<String>,
     /// The number of the group in their layout.
@@ -61,7 +63,7 @@ impl Wanted {
     /// # Errors
     /// Why this replica has no place there.
     pub async fn register(&self, mut opened: Opened) -> Result<(Opened, ServiceReplica), Fatal> {
-        let Wanted { program, managers, partition, replica, directory, kind } = self.clone();
+        let Wanted { program, service, managers, partition, replica, directory, kind } = self.clone();
         let directory = directory.display();
         if opened.succession().is_some() {
             return Err(Fatal::Failed(format!("{directory}: was recovered, which is not for here")));
@@ -73,6 +75,8 @@ impl Wanted {
             return Err(Fatal::Failed(format!("{directory}: belongs{ours}, manager {manager} to cluster {theirs}")));
         }
         let waits = |why: &str| say(program, &format!("waiting for a manager ({why})"));
+        // Before it registers: a group of another service has no place for it.
+        registrar.until_of_service(service, waits).await?;
         let map = match registrar.until_answered(opened.genesis(), waits).await {
             Verdict::Registered(map) => map,
             Verdict::Occupied { by, map } => {

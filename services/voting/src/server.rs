@@ -14,7 +14,7 @@ use crate::backend::{Counter, VotingBackend};
 use crate::ballots::KeptVotes;
 use crate::lookout::Lookout;
 pub use crate::options::{Options, PROGRAM};
-use crate::place::Place;
+use crate::place;
 use crate::pulse::Pulse;
 use crate::restart::Starter;
 use crate::state::Votes;
@@ -65,7 +65,7 @@ pub fn run(options: &Options) -> Result<(), Fatal> {
     };
     let taken = runtime.block_on(async {
         tokio::select! {
-            taken = Place::take(opened, &plan, options.protocol) => Some(taken),
+            taken = place::take(opened, &plan, options.protocol) => Some(taken),
             () = signals.next() => None,
         }
     });

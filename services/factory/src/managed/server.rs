@@ -23,7 +23,7 @@ use crate::listener::{self, Listener};
 use crate::managed::engineers::Engineers;
 use crate::managed::gate::Gate;
 use crate::managed::lookout::{self, Situation};
-use crate::managed::managers::{Layout, Managers};
+use crate::managed::managers::{Layout, Managers, SERVICE_NAME};
 use crate::managed::promotion::{Promotion, Successor};
 use crate::managed::records::Records;
 use crate::words::ServerId;
@@ -240,6 +240,7 @@ pub fn run(mut plan: Plan, Program { name, say }: Program) -> Result<(), Fatal> 
     };
     let wanted = Wanted {
         program: name,
+        service: SERVICE_NAME,
         managers: plan.managers.addresses.clone(),
         partition,
         replica: replica_id,
