@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use madkv_proto::control::{ControlReply, ControlRequest};
 use madkv_proto::frames::{ClientRequest, ClientResponse, Registration, Service};
 use madkv_proto::map::ClusterMap;
 use madkv_server::register::{Registrar, Verdict};
@@ -21,7 +22,7 @@ const GENESIS: GenesisHash = GenesisHash(7);
 const START: StartTrail = StartTrail { id: StartId { number: 1, nonce: 33 }, earlier: [0; EARLIER_STARTS] };
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A manager that answers the n-th registration by a script; the last line of the script is repeated.
+/// A manager that answers the n-th question by a script; the last line of the script is repeated.
 struct Scripted {
     script: Vec<ClientResponse>,
     asked: AtomicUsize,
@@ -51,7 +52,8 @@ impl Backend for Scripted {
             genesis: Some(GENESIS),
             start: START,
         };
-        assert_eq!(ask, ClientRequest::Register(own));
+        let asks_for_services = ask == ClientRequest::Control(ControlRequest::Services.encode());
+        assert!(asks_for_services || ask == ClientRequest::Register(own), "{ask:?}");
         let number = self.asked.fetch_add(1, Ordering::Relaxed);
         self.script.get(number).or(self.script.last()).cloned()
     }
@@ -209,4 +211,33 @@ async fn foreign_managers_are_noticed_unless_one_is_of_our_cluster() {
     let silent = registrar(vec![nobody()], Some(ClusterId(10)));
     assert_eq!(silent.foreign_manager().await, None);
     assert_eq!(manager.asked(), 0);
+}
+
+// covers G12
+#[tokio::test]
+async fn group_of_another_service_or_one_that_is_not_there_is_none_to_register_in() {
+    let refused = Some("--partition_id: 1; the managers ");
+    // The server wants partition 1.
+    for (known, wanted, expected) in [
+        (&["kv", "voting"][..], "voting", None),
+        (&["kv", "voting"], "kv", refused),
+        (&["voting", "kv"], "voting", refused),
+        // What is added later is the store's, and this manager may lag behind.
+        (&["voting"], "voting", refused),
+        (&["voting"], "kv", None),
+    ] {
+        let services = known.iter().map(|name| name.parse().unwrap()).collect();
+        let layout = ClientResponse::Answer(ControlReply::Services(services).encode());
+        // The first answer says that there is no layout yet.
+        let manager = Manager::start(vec![ClientResponse::NoMap, layout]);
+        let registrar = registrar(vec![manager.address()], None);
+        let judged = registrar.until_of_service(wanted, |_| ());
+        let judged = tokio::time::timeout(TIMEOUT, judged).await.expect("an answer").map_err(|bad| bad.0);
+        match (&judged, expected) {
+            (Ok(()), None) => {}
+            (Err(why), Some(begins)) => assert!(why.starts_with(begins), "{why}"),
+            _ => panic!("{known:?}, {wanted}: {judged:?}"),
+        }
+        assert_eq!(manager.asked(), 2);
+    }
 }
